@@ -1,0 +1,10 @@
+//! Finds a Linux host's spare disks, proves them blank and prepares them for Longhorn.
+#![deny(missing_docs)]
+
+pub mod apply;
+pub mod host;
+pub mod model;
+pub mod observe;
+pub mod ondisk;
+pub mod plan;
+pub mod progress;

@@ -1,0 +1,4 @@
+//! Host → [`Observation`](crate::model::Observation). The only stage that reads the host.
+
+pub mod proof;
+pub mod read;
