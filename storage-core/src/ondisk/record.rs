@@ -8,7 +8,7 @@
 //! |-------:|------:|-------|
 //! | 0 | 16 | magic `disk-discovery\0` and format version 1 |
 //! | 16 | 32 | SHA-256 of bytes 48 to 511 |
-//! | 48 | 1 | state: 1 preparing, 2 ready |
+//! | 48 | 1 | state: 1 begun, 2 formatting, 3 ready |
 //! | 49 | 1 | layout: 1 GPT, 2 whole disk |
 //! | 50 | 1 | filesystem: 1 ext4, 2 xfs |
 //! | 51 | 1 | 1 when the disk was not blank and was overwritten by approval |
@@ -22,7 +22,9 @@
 //! | 168 | 64 | node name, cut |
 //! | 232 | 64 | serial number, cut |
 //! | 296 | 64 | WWN, cut |
-//! | 360 | 152 | zero |
+//! | 360 | 8 | first byte of the filesystem's range |
+//! | 368 | 8 | length of that range in bytes |
+//! | 376 | 136 | zero |
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -39,6 +41,49 @@ pub const GPT_OFFSET: u64 = 512 << 10;
 /// whatever size it is told (xfsprogs 6.1, `WHACK_SIZE`), so it keeps clear of those.
 pub const DISK_TAIL: u64 = 1 << 20;
 
+/// Where the record block of a disk of `size` bytes lies. In both layouts it is clear of the filesystem.
+#[must_use]
+pub fn record_offset(layout: Layout, size: u64, sector: u32) -> u64 {
+    match layout {
+        Layout::Gpt => GPT_OFFSET,
+        Layout::Disk => {
+            let grain = u64::from(sector).max(4096);
+            size.saturating_sub(DISK_TAIL) / grain * grain
+        }
+    }
+}
+
+/// The range `(start, length)` in bytes that the filesystem gets: in the GPT layout aligned to `optimal_io`
+/// where that is a sane multiple of 4 KiB, else to 1 MiB; in the whole-disk layout from the start.
+/// `None` when the disk is too small.
+#[must_use]
+pub fn filesystem_range(
+    layout: Layout,
+    size: u64,
+    sector: u32,
+    optimal_io: u32,
+) -> Option<(u64, u64)> {
+    const MIB: u64 = 1 << 20;
+    let tail = record_offset(Layout::Disk, size, sector);
+    let (start, length) = match layout {
+        Layout::Disk => (0, tail),
+        Layout::Gpt => {
+            let optimal = u64::from(optimal_io);
+            let sane = optimal >= 4096
+                && optimal <= 64 * MIB
+                && optimal.is_multiple_of(4096)
+                && optimal.is_multiple_of(u64::from(sector));
+            let start = if sane {
+                MIB.next_multiple_of(optimal)
+            } else {
+                MIB
+            };
+            (start, tail.saturating_sub(start) / MIB * MIB)
+        }
+    };
+    (length >= 16 * MIB).then_some((start, length))
+}
+
 const MAGIC: &[u8; 16] = b"disk-discovery\0\x01";
 const NAMESPACE: Uuid = Uuid::from_u128(0x6f2d_0c1e_5b7a_4c3d_9e84_1f0a_b7c6_d552);
 
@@ -46,8 +91,10 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x6f2d_0c1e_5b7a_4c3d_9e84_1f0a_b7c6_d55
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RecordState {
-    /// Begun.
-    Preparing,
+    /// Nothing but this block and parts of the table has been written: the rest must still be blank.
+    Begun,
+    /// The table is whole and the filesystem is being made: what lies in its range is nobody's data.
+    Formatting,
     /// The filesystem was made, holds its record, and was synced.
     Ready,
 }
@@ -83,6 +130,10 @@ pub struct RecordBlock {
     pub serial: String,
     /// WWN then, cut to 64 bytes, empty for none.
     pub wwn: String,
+    /// First byte of the filesystem's range, from the start of the disk.
+    pub start: u64,
+    /// Length of that range in bytes.
+    pub length: u64,
 }
 
 impl RecordBlock {
@@ -116,8 +167,9 @@ impl RecordBlock {
     pub fn encode(&self) -> [u8; LEN] {
         let mut body = Vec::with_capacity(LEN - 48);
         body.push(match self.state {
-            RecordState::Preparing => 1,
-            RecordState::Ready => 2,
+            RecordState::Begun => 1,
+            RecordState::Formatting => 2,
+            RecordState::Ready => 3,
         });
         body.push(match self.layout {
             Layout::Gpt => 1,
@@ -144,6 +196,8 @@ impl RecordBlock {
             body.extend_from_slice(text.as_bytes());
             body.resize(body.len() + width - text.len(), 0);
         }
+        body.extend_from_slice(&self.start.to_le_bytes());
+        body.extend_from_slice(&self.length.to_le_bytes());
         body.resize(LEN - 48, 0);
         let mut block = [0; LEN];
         let mut bytes = MAGIC
@@ -183,8 +237,9 @@ impl RecordBlock {
         let [state, layout, filesystem, overwrote] = fields.take::<4>()?;
         let record = Self {
             state: match state {
-                1 => RecordState::Preparing,
-                2 => RecordState::Ready,
+                1 => RecordState::Begun,
+                2 => RecordState::Formatting,
+                3 => RecordState::Ready,
                 other => return Err(format!("the record block's state is {other}")),
             },
             layout: match layout {
@@ -212,6 +267,8 @@ impl RecordBlock {
             node: fields.text::<64>("node")?,
             serial: fields.text::<64>("serial")?,
             wwn: fields.text::<64>("wwn")?,
+            start: u64::from_le_bytes(fields.take()?),
+            length: u64::from_le_bytes(fields.take()?),
         };
         if record.disk_guid.get_version_num() != 4 {
             return Err("the record block's disk GUID is not a random one".to_owned());
@@ -224,6 +281,26 @@ impl RecordBlock {
         }
         if !record.size.is_multiple_of(u64::from(record.sector)) || record.size < 8 << 20 {
             return Err(format!("the record block's disk size is {}", record.size));
+        }
+        let fits = match record.layout {
+            Layout::Gpt => {
+                record.start >= 1 << 20
+                    && record.start.is_multiple_of(u64::from(record.sector))
+                    && record.length.is_multiple_of(1 << 20)
+                    && record.start.checked_add(record.length).is_some_and(|end| {
+                        end <= record_offset(Layout::Disk, record.size, record.sector)
+                    })
+            }
+            Layout::Disk => {
+                record.start == 0
+                    && record.length == record_offset(Layout::Disk, record.size, record.sector)
+            }
+        };
+        if !fits || record.length == 0 {
+            return Err(format!(
+                "the record block's range of {} bytes from {} does not fit the disk",
+                record.length, record.start
+            ));
         }
         if fields.0.iter().any(|b| *b != 0) {
             return Err("the record block's padding is not zero".to_owned());
@@ -260,5 +337,112 @@ impl Fields<'_> {
             return Err(format!("the record block's {what} has control characters"));
         }
         Ok(text.to_owned())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A record of a disk of `size` bytes.
+    pub(crate) fn record(layout: Layout, size: u64, sector: u32) -> RecordBlock {
+        let (start, length) = filesystem_range(layout, size, sector, 0).unwrap();
+        RecordBlock {
+            state: RecordState::Begun,
+            layout,
+            filesystem: FilesystemKind::Ext4,
+            overwrote: false,
+            sector,
+            size,
+            made: 1_790_000_000,
+            disk_guid: Uuid::from_u128(0x1234_5678_9abc_4def_8123_4567_89ab_cdef),
+            cluster: Some(Uuid::from_u128(7)),
+            name: DiskName::new("sdb1").unwrap(),
+            version: "0.1.0".to_owned(),
+            node: "k3s1".to_owned(),
+            serial: "S1".to_owned(),
+            wwn: String::new(),
+            start,
+            length,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for layout in [Layout::Gpt, Layout::Disk] {
+            for sector in [512, 4096] {
+                let record = record(layout, 64 << 20, sector);
+                assert_eq!(RecordBlock::decode(&record.encode()), Ok(record));
+            }
+        }
+    }
+
+    #[test]
+    fn the_record_and_the_filesystem_never_overlap() {
+        for size in [
+            (64_u64 << 20) + 512,
+            (10 << 30) + 4096,
+            1 << 44,
+            (1 << 40) - 512,
+        ] {
+            for layout in [Layout::Gpt, Layout::Disk] {
+                let (start, length) = filesystem_range(layout, size, 512, 196_608).unwrap();
+                let record = record_offset(layout, size, 512);
+                assert!(
+                    record + 512 <= start || record >= start + length,
+                    "{size} {layout:?}"
+                );
+                assert!(start + length <= size - DISK_TAIL);
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_that_leaves_the_mount_root_is_no_name() {
+        let good = record(Layout::Gpt, 64 << 20, 512).encode();
+        for name in [
+            "../../etc",
+            "/etc",
+            "..",
+            "a/b",
+            "A",
+            ".x",
+            "x\0y",
+            "a b",
+            "",
+        ] {
+            let mut body = good[48..].to_vec();
+            body[56..88].fill(0);
+            body[56..56 + name.len()].copy_from_slice(name.as_bytes());
+            let mut block = good[..16].to_vec();
+            block.extend_from_slice(&Sha256::digest(&body));
+            block.extend_from_slice(&body);
+            let said = RecordBlock::decode(&block);
+            assert!(said.is_err(), "{name:?} was taken: {said:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100_000))]
+
+        #[test]
+        fn no_bytes_make_decoding_panic(mut block in prop::collection::vec(any::<u8>(), 0..600), sign in any::<bool>()) {
+            if sign && block.len() >= LEN {
+                block[..16].copy_from_slice(MAGIC);
+                let sum = Sha256::digest(&block[48..LEN]);
+                block[16..48].copy_from_slice(&sum);
+            }
+            if let Ok(record) = RecordBlock::decode(&block) {
+                prop_assert!(DiskName::new(record.name.as_str()).is_ok());
+            }
+        }
+
+        #[test]
+        fn one_flipped_bit_is_noticed(bit in 0_usize..LEN * 8) {
+            let mut block = record(Layout::Gpt, 64 << 20, 512).encode();
+            block[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(RecordBlock::decode(&block).is_err());
+        }
     }
 }

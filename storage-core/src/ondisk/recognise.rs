@@ -1,0 +1,382 @@
+//! Tells our disks from others by their bytes, strictly: every byte outside the filesystem must be one that
+//! we could have written.
+//!
+//! Whatever does not verify is [`Own::Broken`], which never leads to a write. The stages that allow one,
+//! [`OwnStage::TableUnfinished`] and [`OwnStage::Formatting`], ask for more than the ready one: the sizes
+//! agree, both table areas and the gaps hold nothing of others', and the filesystem's range is proven blank
+//! or, once the record says *formatting*, holds no signature but that of our own filesystem.
+
+use super::gpt::{PREPARING, READY_PREFIX, SectorState, TableImage};
+use super::record::{LEN, RecordBlock, RecordState, record_offset};
+use crate::model::{
+    Content, Layout, Own, OwnClaim, OwnStage, ProofDepth, Signature, SignatureClass, TableKind,
+};
+use crate::observe::proof::{Finding, prove_range};
+use crate::observe::read::ReadAt;
+
+/// Samples of the proof that the range of an unfinished disk is still blank.
+const SAMPLES: u32 = 1024;
+
+/// Looks for our marks. `content` is what the prober found on the same device.
+#[must_use]
+pub fn recognise(device: &dyn ReadAt, content: &Content) -> Own {
+    let (size, sector) = (device.size(), device.logical_sector());
+    let mut faults = Vec::new();
+    let mut claims = Vec::new();
+    for layout in [Layout::Gpt, Layout::Disk] {
+        let offset = record_offset(layout, size, sector);
+        let block = match read_sector(device, offset) {
+            Ok(block) => block,
+            Err(None) => continue,
+            Err(Some(fault)) => {
+                faults.push(fault);
+                continue;
+            }
+        };
+        if !RecordBlock::looks_like(&block) {
+            continue;
+        }
+        let said = RecordBlock::decode(&block).and_then(|record| {
+            if block
+                .get(LEN..)
+                .is_some_and(|rest| rest.iter().any(|b| *b != 0))
+            {
+                return Err("the sector of the record block holds more than the record".to_owned());
+            }
+            if record.layout != layout {
+                return Err(
+                    "the record block stands where that of another layout belongs".to_owned(),
+                );
+            }
+            match layout {
+                Layout::Gpt => claim_gpt(device, content, record),
+                Layout::Disk => claim_disk(device, content, record),
+            }
+        });
+        match said {
+            Ok(claim) => claims.push(claim),
+            Err(fault) => faults.push(format!("record block at byte {offset}: {fault}")),
+        }
+    }
+    // A claim that verifies outweighs bytes like ours elsewhere, which a file in the filesystem may hold.
+    match (claims.pop(), claims.pop()) {
+        (Some(claim), None) => Own::Claim(Box::new(claim)),
+        (Some(_), Some(_)) => Own::Broken(vec!["two record blocks claim the disk".to_owned()]),
+        (None, _) => {
+            if faults.is_empty() {
+                faults.extend(marks_without_record(content));
+            }
+            if faults.is_empty() {
+                Own::None
+            } else {
+                Own::Broken(faults)
+            }
+        }
+    }
+}
+
+/// The logical sector at `offset`; `Err(None)` where the device has none.
+fn read_sector(device: &dyn ReadAt, offset: u64) -> Result<Vec<u8>, Option<String>> {
+    // 4 KiB at least: what every prober reads.
+    let grain = u64::from(device.logical_sector()).max(4096);
+    let length = usize::try_from(device.logical_sector()).map_err(|e| Some(e.to_string()))?;
+    if offset
+        .checked_add(grain)
+        .is_none_or(|end| end > device.size())
+        || length < LEN
+    {
+        return Err(None);
+    }
+    let mut block = vec![0; usize::try_from(grain).map_err(|e| Some(e.to_string()))?];
+    device
+        .read_exact_at(&mut block, offset)
+        .map_err(|e| Some(format!("read at byte {offset}: {e}")))?;
+    block.truncate(length);
+    Ok(block)
+}
+
+fn marks_without_record(content: &Content) -> Option<String> {
+    let table = content.table.as_ref()?;
+    let marked = table.partitions.iter().find(|p| {
+        p.name
+            .as_deref()
+            .is_some_and(|name| name == PREPARING || name.starts_with(READY_PREFIX))
+    })?;
+    Some(format!(
+        "partition {} is named {:?} but no record block vouches for it",
+        marked.number,
+        marked.name.as_deref().unwrap_or_default()
+    ))
+}
+
+fn claim_gpt(
+    device: &dyn ReadAt,
+    content: &Content,
+    record: RecordBlock,
+) -> Result<OwnClaim, String> {
+    let table = TableImage::new(&record)?;
+    let same_size = record.size == device.size() && record.sector == device.logical_sector();
+    let states = if same_size {
+        sector_states(device, &table)?
+    } else {
+        Vec::new()
+    };
+    let has = |state| states.iter().any(|(_, s)| *s == state);
+    let other = states
+        .iter()
+        .find(|(_, s)| *s == SectorState::Other)
+        .map(|(offset, _)| *offset);
+    if record.state != RecordState::Ready {
+        if !same_size {
+            return Err(size_differs(device, &record));
+        }
+        if let Some(offset) = other {
+            return Err(format!(
+                "the sector at byte {offset} is none that a preparation writes"
+            ));
+        }
+        if has(SectorState::Ready) {
+            return Err("the table says ready but the record block does not".to_owned());
+        }
+        gaps_are_blank(device, &table)?;
+        let whole = !has(SectorState::Zero);
+        let stage = match (record.state, whole) {
+            (RecordState::Formatting, true) => {
+                only_our_filesystem(partition_signatures(content, &record), &record)?;
+                OwnStage::Formatting
+            }
+            (RecordState::Formatting, false) => {
+                return Err(
+                    "the record block says formatting but the table is not whole".to_owned(),
+                );
+            }
+            _ => {
+                still_blank(device, &record)?;
+                OwnStage::TableUnfinished
+            }
+        };
+        return Ok(claim(record, stage, Vec::new(), false));
+    }
+    if same_size && other.is_none() && !has(SectorState::Zero) && has(SectorState::Preparing) {
+        our_filesystem_is_there(partition_signatures(content, &record), &record)?;
+        return Ok(claim(record, OwnStage::Committing, Vec::new(), false));
+    }
+    let mut damage = Vec::new();
+    if !same_size {
+        damage.push(size_differs(device, &record));
+    }
+    for (offset, state) in &states {
+        match state {
+            SectorState::Zero => {
+                damage.push(format!("the table's sector at byte {offset} was zeroed"))
+            }
+            SectorState::Preparing => {
+                damage.push(format!(
+                    "the table's sector at byte {offset} is of an older state"
+                ));
+            }
+            SectorState::Other => {
+                damage.push(format!("the table's sector at byte {offset} was changed"))
+            }
+            SectorState::Same | SectorState::Ready => {}
+        }
+    }
+    if !damage.is_empty() && !table_names_us(content, &record) {
+        return Err(format!(
+            "the disk was finished but its partition table no longer shows partition {}: {}",
+            record.partition_guid(),
+            damage.join(", ")
+        ));
+    }
+    our_filesystem_is_there(partition_signatures(content, &record), &record)?;
+    let repairable = same_size && other.is_none() && !damage.is_empty();
+    Ok(claim(record, OwnStage::Ready, damage, repairable))
+}
+
+fn claim_disk(
+    device: &dyn ReadAt,
+    content: &Content,
+    record: RecordBlock,
+) -> Result<OwnClaim, String> {
+    if record.size != device.size() || record.sector != device.logical_sector() {
+        return Err(size_differs(device, &record));
+    }
+    if let Some(table) = &content.table {
+        return Err(format!("the disk has a partition table ({})", table.label));
+    }
+    let inside = || content.signatures.iter();
+    let stage = match record.state {
+        RecordState::Begun => {
+            still_blank(device, &record)?;
+            OwnStage::TableUnfinished
+        }
+        RecordState::Formatting => {
+            only_our_filesystem(inside(), &record)?;
+            OwnStage::Formatting
+        }
+        RecordState::Ready => {
+            our_filesystem_is_there(inside(), &record)?;
+            OwnStage::Ready
+        }
+    };
+    Ok(claim(record, stage, Vec::new(), false))
+}
+
+fn claim(record: RecordBlock, stage: OwnStage, damage: Vec<String>, repairable: bool) -> OwnClaim {
+    OwnClaim {
+        stage,
+        start: record.start,
+        length: record.length,
+        record,
+        damage,
+        repairable,
+    }
+}
+
+fn size_differs(device: &dyn ReadAt, record: &RecordBlock) -> String {
+    format!(
+        "the record says {} bytes in sectors of {}, the disk has {} in sectors of {}",
+        record.size,
+        record.sector,
+        device.size(),
+        device.logical_sector()
+    )
+}
+
+/// The state of every sector of both table areas.
+fn sector_states(
+    device: &dyn ReadAt,
+    table: &TableImage,
+) -> Result<Vec<(u64, SectorState)>, String> {
+    let sector = usize::try_from(device.logical_sector()).map_err(|e| e.to_string())?;
+    let grain = 4096_u64.max(u64::from(device.logical_sector()));
+    let mut states = Vec::new();
+    for (offset, length) in table.areas() {
+        let end = offset + length;
+        let (from, to) = (
+            offset / grain * grain,
+            end.next_multiple_of(grain).min(device.size()),
+        );
+        let mut buffer = vec![0; usize::try_from(to - from).map_err(|e| e.to_string())?];
+        device
+            .read_exact_at(&mut buffer, from)
+            .map_err(|e| format!("read at byte {from}: {e}"))?;
+        for (index, bytes) in buffer.chunks(sector).enumerate() {
+            let at = from + (index * sector) as u64;
+            if at >= offset && at < end {
+                states.push((at, table.compare(at, bytes)));
+            }
+        }
+    }
+    Ok(states)
+}
+
+/// Between the table and the partition, and behind it, a preparation leaves everything but the record zero.
+fn gaps_are_blank(device: &dyn ReadAt, table: &TableImage) -> Result<(), String> {
+    let [(_, head), (tail, _)] = table.areas();
+    let record = record_offset(Layout::Gpt, device.size(), device.logical_sector());
+    let sector = u64::from(device.logical_sector());
+    let (start, length) = table.partition();
+    for (from, to) in [
+        (head, record),
+        (record + sector, start),
+        (start + length, tail),
+    ] {
+        if from < to {
+            blank(device, from, to - from, ProofDepth::Full)?;
+        }
+    }
+    Ok(())
+}
+
+fn still_blank(device: &dyn ReadAt, record: &RecordBlock) -> Result<(), String> {
+    if record.overwrote {
+        return Ok(());
+    }
+    blank(device, record.start, record.length, ProofDepth::Sampled)
+}
+
+fn blank(device: &dyn ReadAt, start: u64, length: u64, depth: ProofDepth) -> Result<(), String> {
+    match prove_range(
+        device,
+        "the disk",
+        start,
+        length,
+        depth,
+        SAMPLES,
+        &mut |_, _| {},
+    ) {
+        Finding::Blank(_) => Ok(()),
+        Finding::Data { offset } => Err(format!(
+            "the preparation had only begun, but byte {offset} is not zero"
+        )),
+        Finding::Failed(error) => Err(error.to_string()),
+    }
+}
+
+fn partition_signatures<'a>(
+    content: &'a Content,
+    record: &RecordBlock,
+) -> impl Iterator<Item = &'a Signature> + use<'a> {
+    let guid = record.partition_guid();
+    content
+        .table
+        .iter()
+        .filter(|table| table.kind == TableKind::Gpt)
+        .flat_map(|table| &table.partitions)
+        .filter(move |partition| partition.guid == Some(guid))
+        .flat_map(|partition| &partition.signatures)
+}
+
+fn is_our_filesystem(signature: &Signature, record: &RecordBlock) -> bool {
+    signature.class == SignatureClass::Filesystem
+        && signature.kind == record.filesystem.as_str()
+        && signature.uuid.as_deref() == Some(record.filesystem_uuid().to_string().as_str())
+}
+
+fn only_our_filesystem<'a>(
+    signatures: impl Iterator<Item = &'a Signature>,
+    record: &RecordBlock,
+) -> Result<(), String> {
+    match signatures
+        .into_iter()
+        .find(|s| !is_our_filesystem(s, record))
+    {
+        None => Ok(()),
+        Some(foreign) => Err(format!(
+            "the preparation was not finished, but the disk holds a signature of {} at byte {}",
+            foreign.kind, foreign.offset
+        )),
+    }
+}
+
+fn our_filesystem_is_there<'a>(
+    mut signatures: impl Iterator<Item = &'a Signature>,
+    record: &RecordBlock,
+) -> Result<(), String> {
+    if signatures.any(|s| is_our_filesystem(s, record)) {
+        return Ok(());
+    }
+    Err(format!(
+        "the disk was finished but its {} filesystem {} is not there",
+        record.filesystem.as_str(),
+        record.filesystem_uuid()
+    ))
+}
+
+/// Whether the table that the disk shows, by whatever copy is valid, has our partition in its place.
+fn table_names_us(content: &Content, record: &RecordBlock) -> bool {
+    let ready = format!("{READY_PREFIX}{}", record.name);
+    content
+        .table
+        .iter()
+        .filter(|table| table.kind == TableKind::Gpt)
+        .any(|table| {
+            table.partitions.iter().any(|p| {
+                p.guid == Some(record.partition_guid())
+                    && p.name.as_deref() == Some(ready.as_str())
+                    && p.start == record.start
+                    && p.length >= record.length
+            })
+        })
+}
