@@ -6,5 +6,6 @@ pub mod host;
 pub mod model;
 pub mod observe;
 pub mod ondisk;
+pub mod persist;
 pub mod plan;
 pub mod progress;

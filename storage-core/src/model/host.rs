@@ -118,6 +118,9 @@ pub struct MountRootFacts {
     pub exists: bool,
     /// Names directly below it (at most 4096), sorted.
     pub entries: Vec<String>,
+    /// Those of `entries` that are empty directories of an ordinary mode (not 0000, which marks a mount point
+    /// of ours) and no mount points: a new disk may use them.
+    pub free: Vec<String>,
     /// What makes it unfit, in words: a symlink, not a directory, writable by others, …
     pub faults: Vec<String>,
 }
@@ -135,6 +138,10 @@ pub struct HostFacts {
     pub btrfs: BTreeMap<String, Vec<KernelName>>,
     /// The mount root.
     pub mount_root: MountRootFacts,
+    /// `/etc/fstab`, when it is there.
+    pub fstab: Option<String>,
+    /// Mount units in `/etc/systemd/system` that bear our mark: file name → text.
+    pub units: BTreeMap<String, String>,
     /// Reads that failed and concern no single device.
     pub errors: Vec<ReadError>,
 }

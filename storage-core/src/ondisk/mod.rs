@@ -46,3 +46,6 @@ pub fn commit_writes(record: &RecordBlock) -> Result<Vec<Write>, String> {
     }
     Ok(writes)
 }
+
+#[cfg(test)]
+mod tests;

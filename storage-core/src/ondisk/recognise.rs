@@ -168,7 +168,7 @@ fn claim_gpt(
     for (offset, state) in &states {
         match state {
             SectorState::Zero => {
-                damage.push(format!("the table's sector at byte {offset} was zeroed"))
+                damage.push(format!("the table's sector at byte {offset} was zeroed"));
             }
             SectorState::Preparing => {
                 damage.push(format!(
@@ -176,7 +176,7 @@ fn claim_gpt(
                 ));
             }
             SectorState::Other => {
-                damage.push(format!("the table's sector at byte {offset} was changed"))
+                damage.push(format!("the table's sector at byte {offset} was changed"));
             }
             SectorState::Same | SectorState::Ready => {}
         }
@@ -328,9 +328,10 @@ fn partition_signatures<'a>(
         .flat_map(|partition| &partition.signatures)
 }
 
-fn is_our_filesystem(signature: &Signature, record: &RecordBlock) -> bool {
+/// The kind is not compared: a filesystem half made may still look like another of its family (ext4 without
+/// its journal is named ext2).
+fn has_our_uuid(signature: &Signature, record: &RecordBlock) -> bool {
     signature.class == SignatureClass::Filesystem
-        && signature.kind == record.filesystem.as_str()
         && signature.uuid.as_deref() == Some(record.filesystem_uuid().to_string().as_str())
 }
 
@@ -338,10 +339,7 @@ fn only_our_filesystem<'a>(
     signatures: impl Iterator<Item = &'a Signature>,
     record: &RecordBlock,
 ) -> Result<(), String> {
-    match signatures
-        .into_iter()
-        .find(|s| !is_our_filesystem(s, record))
-    {
+    match signatures.into_iter().find(|s| !has_our_uuid(s, record)) {
         None => Ok(()),
         Some(foreign) => Err(format!(
             "the preparation was not finished, but the disk holds a signature of {} at byte {}",
@@ -354,7 +352,7 @@ fn our_filesystem_is_there<'a>(
     mut signatures: impl Iterator<Item = &'a Signature>,
     record: &RecordBlock,
 ) -> Result<(), String> {
-    if signatures.any(|s| is_our_filesystem(s, record)) {
+    if signatures.any(|s| has_our_uuid(s, record) && s.kind == record.filesystem.as_str()) {
         return Ok(());
     }
     Err(format!(

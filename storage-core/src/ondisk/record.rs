@@ -69,8 +69,7 @@ pub fn filesystem_range(
         Layout::Disk => (0, tail),
         Layout::Gpt => {
             let optimal = u64::from(optimal_io);
-            let sane = optimal >= 4096
-                && optimal <= 64 * MIB
+            let sane = (4096..=64 * MIB).contains(&optimal)
                 && optimal.is_multiple_of(4096)
                 && optimal.is_multiple_of(u64::from(sector));
             let start = if sane {

@@ -1,11 +1,19 @@
 //! Verdicts + wanted state → [`Plan`]. Pure; its `Display` is the text of a dry run.
 
+mod name;
+
+use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::model::{DevNum, DiskId, DiskName, FilesystemKind, KernelName, Layout, Persist};
+use crate::model::{
+    BlockDevice, Classification, DevNum, DiskId, DiskName, FilesystemKind, KernelName, Layout,
+    Mount, Observation, Own, OwnClaim, OwnStage, Persist, Policy, Verdict, VerdictKind,
+};
+
+pub use name::{carrier_name, new_name};
 
 /// By which right a disk is written to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -153,5 +161,295 @@ impl fmt::Display for Step {
                 write!(f, "remove what makes {} survive a reboot", point.display())
             }
         }
+    }
+}
+
+/// Makes the plan. Nothing is planned on a node of which law 2 or the mount root says that it is unfit.
+#[must_use]
+pub fn plan(observation: &Observation, classification: &Classification, policy: &Policy) -> Plan {
+    let mut plan = Plan {
+        disks: Vec::new(),
+        refused: unmet_approvals(classification, policy),
+    };
+    if !classification.node.is_empty() {
+        return plan;
+    }
+    let mut taken = taken_names(observation, policy);
+    for verdict in classification.verdicts.values() {
+        let Some(device) = observation
+            .devices
+            .get(&verdict.device)
+            .filter(|d| d.is_whole_disk())
+        else {
+            continue;
+        };
+        match plan_disk(observation, device, verdict, policy, &mut taken) {
+            Ok(Some(disk)) => plan.disks.push(disk),
+            Ok(None) => {}
+            Err(refusal) => plan.refused.push(refusal),
+        }
+    }
+    plan
+}
+
+fn plan_disk(
+    observation: &Observation,
+    device: &BlockDevice,
+    verdict: &Verdict,
+    policy: &Policy,
+    taken: &mut BTreeSet<String>,
+) -> Result<Option<DiskPlan>, String> {
+    let claim = match &device.content.own {
+        Own::Claim(claim) => Some(claim.as_ref()),
+        Own::None | Own::Broken(_) => None,
+    };
+    let (basis, name, steps) = match (verdict.kind, claim) {
+        (VerdictKind::Ours, Some(claim)) => {
+            let basis = if claim.stage == OwnStage::Ready {
+                Basis::Ready
+            } else {
+                Basis::Unfinished
+            };
+            (
+                basis,
+                claim.name().clone(),
+                own_steps(observation, device, claim, policy),
+            )
+        }
+        (VerdictKind::Blank, _) => {
+            let name = claim_name(device, policy, taken)?;
+            (Basis::Blank, name.clone(), new_steps(policy, &name, false))
+        }
+        (_, _) if verdict.approved => {
+            let hash = verdict.hash.clone().unwrap_or_default();
+            let name = claim_name(device, policy, taken)?;
+            (
+                Basis::Approved { hash },
+                name.clone(),
+                new_steps(policy, &name, true),
+            )
+        }
+        _ => return Ok(None),
+    };
+    let (Some(disk_id), Some(hash), Some(size)) =
+        (verdict.disk_id.clone(), verdict.hash.clone(), device.size)
+    else {
+        return Err(format!(
+            "{}: its identity or size is not known",
+            device.name
+        ));
+    };
+    if steps.is_empty() {
+        return Ok(None);
+    }
+    let device = device.clone();
+    Ok(Some(DiskPlan {
+        device: device.name,
+        dev: device.dev,
+        disk_id,
+        hash,
+        size,
+        name,
+        basis,
+        steps,
+    }))
+}
+
+fn claim_name(
+    device: &BlockDevice,
+    policy: &Policy,
+    taken: &mut BTreeSet<String>,
+) -> Result<DiskName, String> {
+    let name = new_name(&device.name, policy.layout, taken).ok_or_else(|| {
+        format!(
+            "{}: no name is left for it below the mount root",
+            device.name
+        )
+    })?;
+    taken.insert(name.as_str().to_owned());
+    Ok(name)
+}
+
+/// The mount point of a name. A [`DiskName`] cannot leave the mount root.
+#[must_use]
+pub fn mount_point(policy: &Policy, name: &DiskName) -> PathBuf {
+    policy.mount_root.join(name.as_str())
+}
+
+fn new_steps(policy: &Policy, name: &DiskName, wipe: bool) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if wipe {
+        steps.push(Step::Wipe);
+    }
+    steps.push(Step::WriteRecord {
+        layout: policy.layout,
+    });
+    if policy.layout == Layout::Gpt {
+        steps.push(Step::WriteTable);
+        steps.push(Step::ShowPartition);
+    }
+    steps.push(Step::MakeFilesystem {
+        filesystem: policy.filesystem,
+    });
+    steps.push(Step::Commit);
+    steps.push(Step::Mount {
+        point: mount_point(policy, name),
+    });
+    if policy.persist != Persist::None {
+        steps.push(Step::Persist {
+            how: policy.persist,
+            point: mount_point(policy, name),
+        });
+    }
+    steps
+}
+
+fn own_steps(
+    observation: &Observation,
+    device: &BlockDevice,
+    claim: &OwnClaim,
+    policy: &Policy,
+) -> Vec<Step> {
+    let point = mount_point(policy, claim.name());
+    let gpt = claim.layout() == Layout::Gpt;
+    let carrier = if gpt {
+        device.partition_named(&observation.devices, 1)
+    } else {
+        Some(device)
+    };
+    let mut steps = Vec::new();
+    if gpt && claim.stage == OwnStage::TableUnfinished {
+        steps.push(Step::WriteTable);
+    }
+    if gpt && claim.stage == OwnStage::Ready && claim.repairable {
+        steps.push(Step::RepairTable);
+    }
+    if carrier.is_none() {
+        steps.push(Step::ShowPartition);
+    }
+    if matches!(
+        claim.stage,
+        OwnStage::TableUnfinished | OwnStage::Formatting
+    ) {
+        steps.push(Step::MakeFilesystem {
+            filesystem: claim.record.filesystem,
+        });
+    }
+    if claim.stage != OwnStage::Ready {
+        steps.push(Step::Commit);
+    }
+    if !carrier.is_some_and(|c| is_mounted_at(&observation.host.mounts, c.dev, &point)) {
+        steps.push(Step::Mount {
+            point: point.clone(),
+        });
+    }
+    if !crate::persist::is_as_wanted(
+        policy.persist,
+        &point,
+        &claim.record,
+        &policy.mount_options,
+        &observation.host,
+    ) {
+        steps.push(Step::Persist {
+            how: policy.persist,
+            point,
+        });
+    }
+    steps
+}
+
+fn is_mounted_at(mounts: &[Mount], dev: DevNum, point: &Path) -> bool {
+    mounts
+        .iter()
+        .any(|m| m.dev == dev && m.root == "/" && Path::new(&m.point) == point)
+}
+
+/// Names that a new disk must not get: of our other disks, whatever state they are in, of everything below the
+/// mount root but empty ordinary directories, and of mount points in fstab and the mount table.
+fn taken_names(observation: &Observation, policy: &Policy) -> BTreeSet<String> {
+    let root = &observation.host.mount_root;
+    let claims = observation
+        .devices
+        .values()
+        .filter_map(|device| match &device.content.own {
+            Own::Claim(claim) => Some(claim.name().as_str().to_owned()),
+            Own::None | Own::Broken(_) => None,
+        });
+    let entries = root
+        .entries
+        .iter()
+        .filter(|entry| !root.free.contains(entry))
+        .cloned();
+    let fstab = observation.host.fstab.iter().flat_map(|text| text.lines());
+    let points = fstab
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .chain(observation.host.mounts.iter().map(|m| m.point.as_str()))
+        .filter_map(|point| Path::new(point).strip_prefix(&policy.mount_root).ok())
+        .filter_map(|below| below.components().next())
+        .map(|first| first.as_os_str().to_string_lossy().into_owned());
+    claims.chain(entries).chain(points).collect()
+}
+
+/// Approvals that no disk answers to. One that is stale stands among its disk's reasons too.
+fn unmet_approvals(classification: &Classification, policy: &Policy) -> Vec<String> {
+    let mut unmet = Vec::new();
+    for approval in &policy.approvals {
+        let disk = classification
+            .verdicts
+            .values()
+            .find(|v| v.disk_id.as_ref() == Some(&approval.disk));
+        let why = match disk {
+            None => "no such disk is on this node".to_owned(),
+            Some(disk) if disk.approved => continue,
+            Some(disk) if disk.hash.as_deref() != Some(approval.hash.as_str()) => format!(
+                "what was observed on {} has changed: its hash is {} now; look at it again before approving",
+                disk.device,
+                disk.hash.as_deref().unwrap_or("unknown")
+            ),
+            // Spent: the disk became ours, or there is nothing to overwrite.
+            Some(disk) if matches!(disk.kind, VerdictKind::Ours | VerdictKind::Blank) => continue,
+            Some(disk) => format!("{} is {}, which no approval lifts", disk.device, disk.kind),
+        };
+        unmet.push(format!(
+            "approval {}@{}: {why}",
+            approval.disk, approval.hash
+        ));
+    }
+    unmet
+}
+
+impl fmt::Display for DiskPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = match &self.basis {
+            Basis::Blank => "proven blank".to_owned(),
+            Basis::Approved { hash } => format!("approved to overwrite content {hash}"),
+            Basis::Unfinished => "ours, not finished".to_owned(),
+            Basis::Ready => "ours".to_owned(),
+        };
+        writeln!(
+            f,
+            "{} ({}, {why}) as {}:",
+            self.device, self.disk_id, self.name
+        )?;
+        for (index, step) in self.steps.iter().enumerate() {
+            writeln!(f, "  {}. {step}", index + 1)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for disk in &self.disks {
+            disk.fmt(f)?;
+        }
+        for refusal in &self.refused {
+            writeln!(f, "refused: {refusal}")?;
+        }
+        if self.disks.is_empty() {
+            writeln!(f, "nothing to do")?;
+        }
+        Ok(())
     }
 }

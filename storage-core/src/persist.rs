@@ -1,0 +1,242 @@
+//! What makes a mount survive a reboot without us: one marked line of fstab or one marked systemd unit.
+//! Pure: texts in, texts out.
+//!
+//! A line of ours bears the mount option `x-disk-discovery`, which libmount keeps for comments (mount(8),
+//! `X-*` and `x-*`); a unit of ours begins with [`UNIT_MARK`]. Everything else is others' and stays.
+
+use std::path::Path;
+
+use crate::model::{HostFacts, Persist};
+use crate::ondisk::record::RecordBlock;
+
+/// The mount option that marks a line of fstab as ours.
+pub const FSTAB_MARK: &str = "x-disk-discovery";
+/// How a unit of ours begins.
+pub const UNIT_MARK: &str = "# Made by disk-discovery";
+/// Mount options that every disk gets.
+pub const FIXED_OPTIONS: [&str; 4] = ["noatime", "nodev", "nosuid", "noexec"];
+
+/// All mount options of a disk: the fixed ones, then those of the policy that are not among them.
+#[must_use]
+pub fn mount_options(extra: &[String]) -> Vec<String> {
+    let mut options: Vec<String> = FIXED_OPTIONS.iter().map(|o| (*o).to_owned()).collect();
+    for option in extra {
+        if !options.contains(option) {
+            options.push(option.clone());
+        }
+    }
+    options
+}
+
+/// A path as fstab(5) wants it: blanks, tabs, newlines and backslashes as octal escapes.
+fn fstab_escape(path: &str) -> String {
+    let mut out = String::new();
+    for c in path.chars() {
+        match c {
+            ' ' => out.push_str("\\040"),
+            '\t' => out.push_str("\\011"),
+            '\n' => out.push_str("\\012"),
+            '\\' => out.push_str("\\134"),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+/// Our line of fstab for a disk, without a newline.
+#[must_use]
+pub fn fstab_line(point: &Path, record: &RecordBlock, extra: &[String]) -> String {
+    format!(
+        "UUID={} {} {} {},nofail,x-systemd.device-timeout=30s,{FSTAB_MARK}={} 0 2",
+        record.filesystem_uuid(),
+        fstab_escape(&point.to_string_lossy()),
+        record.filesystem.as_str(),
+        mount_options(extra).join(","),
+        record.name,
+    )
+}
+
+/// Whether a line of fstab is ours.
+#[must_use]
+pub fn is_our_line(line: &str) -> bool {
+    let line = line.trim_start();
+    !line.starts_with('#')
+        && line.split_whitespace().nth(3).is_some_and(|options| {
+            options
+                .split(',')
+                .any(|o| o.split('=').next() == Some(FSTAB_MARK))
+        })
+}
+
+fn line_is_of(line: &str, uuid: &str, point: &str) -> bool {
+    let mut fields = line.split_whitespace();
+    let (what, place) = (
+        fields.next().unwrap_or_default(),
+        fields.next().unwrap_or_default(),
+    );
+    !line.trim_start().starts_with('#')
+        && (what.strip_prefix("UUID=").map(|u| u.trim_matches('"')) == Some(uuid) || place == point)
+}
+
+/// fstab with our line for this disk, or, with `line` `None`, without it. Every other byte stays.
+#[must_use]
+pub fn fstab_with(fstab: &str, point: &Path, record: &RecordBlock, line: Option<&str>) -> String {
+    let (uuid, place) = (
+        record.filesystem_uuid().to_string(),
+        fstab_escape(&point.to_string_lossy()),
+    );
+    let mut out: String = fstab
+        .split_inclusive('\n')
+        .filter(|old| !(is_our_line(old) && line_is_of(old, &uuid, &place)))
+        .collect();
+    if let Some(line) = line {
+        if !out.is_empty() && !out.ends_with('\n') {
+            out.push('\n');
+        }
+        out.push_str(line);
+        out.push('\n');
+    }
+    out
+}
+
+/// The name that systemd demands of the mount unit of `point` (systemd.unit(5), string escaping).
+#[must_use]
+pub fn unit_name(point: &Path) -> String {
+    use std::fmt::Write as _;
+    let text = point.to_string_lossy();
+    let trimmed = text.trim_matches('/');
+    let mut out = String::new();
+    for (index, byte) in trimmed.bytes().enumerate() {
+        match byte {
+            b'/' => out.push('-'),
+            b'.' if index == 0 => out.push_str("\\x2e"),
+            b if b.is_ascii_alphanumeric() || matches!(b, b':' | b'_' | b'.') => {
+                out.push(char::from(b));
+            }
+            // Writing to a String does not fail.
+            other => write!(out, "\\x{other:02x}").unwrap_or_default(),
+        }
+    }
+    format!("{}.mount", if out.is_empty() { "-" } else { &out })
+}
+
+/// The text of our mount unit for a disk.
+#[must_use]
+pub fn unit_text(point: &Path, record: &RecordBlock, extra: &[String]) -> String {
+    let where_ = point.to_string_lossy().replace('%', "%%");
+    format!(
+        "{UNIT_MARK} for disk {name}; taken away with the setting that asked for it\n\
+         [Unit]\n\
+         Description=Longhorn disk {name}\n\
+         Before=kubelet.service k3s.service k3s-agent.service rke2-server.service rke2-agent.service\n\
+         \n\
+         [Mount]\n\
+         What=/dev/disk/by-uuid/{uuid}\n\
+         Where={where_}\n\
+         Type={kind}\n\
+         Options={options},nofail\n\
+         \n\
+         [Install]\n\
+         WantedBy=multi-user.target\n",
+        name = record.name,
+        uuid = record.filesystem_uuid(),
+        kind = record.filesystem.as_str(),
+        options = mount_options(extra).join(","),
+    )
+}
+
+/// Whether nothing is left to do for this disk: what is wanted is there and what is not is not. A line that
+/// somebody else wrote for the same filesystem or mount point counts as there.
+#[must_use]
+pub fn is_as_wanted(
+    how: Persist,
+    point: &Path,
+    record: &RecordBlock,
+    extra: &[String],
+    host: &HostFacts,
+) -> bool {
+    let (uuid, place) = (
+        record.filesystem_uuid().to_string(),
+        fstab_escape(&point.to_string_lossy()),
+    );
+    let lines: Vec<&str> = host
+        .fstab
+        .iter()
+        .flat_map(|t| t.lines())
+        .filter(|l| line_is_of(l, &uuid, &place))
+        .collect();
+    let (ours, others): (Vec<&str>, Vec<&str>) = lines.into_iter().partition(|l| is_our_line(l));
+    let unit = host.units.get(&unit_name(point));
+    match how {
+        Persist::None => ours.is_empty() && unit.is_none(),
+        Persist::Fstab => {
+            let wanted =
+                ours.len() == 1 && ours.first() == Some(&fstab_line(point, record, extra).as_str());
+            unit.is_none() && (wanted || (!others.is_empty() && ours.is_empty()))
+        }
+        Persist::Systemd => {
+            ours.is_empty()
+                && (!others.is_empty()
+                    || unit.is_some_and(|u| *u == unit_text(point, record, extra)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Layout;
+    use crate::ondisk::record::tests::record;
+
+    const OTHERS: &str = "# mine\nUUID=abc / ext4 defaults 0 1\n/dev/sdx /data xfs x-other 0 0";
+
+    #[test]
+    fn a_line_is_added_once_and_taken_away_without_a_trace() {
+        let record = record(Layout::Gpt, 64 << 20, 512);
+        let point = Path::new("/mnt/longhorn/sdb1");
+        let line = fstab_line(point, &record, &[]);
+        let with = fstab_with(OTHERS, point, &record, Some(&line));
+        assert!(
+            with.starts_with(OTHERS) && with.ends_with(&format!("{line}\n")),
+            "{with}"
+        );
+        assert_eq!(fstab_with(&with, point, &record, Some(&line)), with);
+        assert_eq!(
+            fstab_with(&with, point, &record, None),
+            format!("{OTHERS}\n")
+        );
+        let host = HostFacts {
+            fstab: Some(with),
+            ..HostFacts::default()
+        };
+        assert!(is_as_wanted(Persist::Fstab, point, &record, &[], &host));
+        assert!(!is_as_wanted(Persist::None, point, &record, &[], &host));
+        assert!(!is_as_wanted(Persist::Systemd, point, &record, &[], &host));
+    }
+
+    #[test]
+    fn a_line_of_the_operator_for_the_same_mount_point_is_left() {
+        let record = record(Layout::Gpt, 64 << 20, 512);
+        let point = Path::new("/mnt/longhorn/sdb1");
+        let fstab = "LABEL=x /mnt/longhorn/sdb1 ext4 defaults 0 2\n".to_owned();
+        assert_eq!(fstab_with(&fstab, point, &record, None), fstab);
+        let host = HostFacts {
+            fstab: Some(fstab),
+            ..HostFacts::default()
+        };
+        assert!(is_as_wanted(Persist::Fstab, point, &record, &[], &host));
+        assert!(is_as_wanted(Persist::None, point, &record, &[], &host));
+    }
+
+    #[test]
+    fn unit_names_are_escaped_as_systemd_does() {
+        assert_eq!(
+            unit_name(Path::new("/mnt/longhorn/sdb1")),
+            "mnt-longhorn-sdb1.mount"
+        );
+        assert_eq!(
+            unit_name(Path::new("/mnt/my-disks/sdb1-2")),
+            "mnt-my\\x2ddisks-sdb1\\x2d2.mount"
+        );
+    }
+}
