@@ -1,7 +1,7 @@
 //! What is on a device: partition table and signatures, found by reading little.
 //!
 //! An empty device costs ten reads and about 256 KiB, at the places where the superblocks that are known lie:
-//! the first 68 KiB, the last 136 KiB, and single blocks in between ([`WINDOWS`]). Only where something was found
+//! the first 68 KiB, the last 136 KiB, and single blocks in between. Only where something was found
 //! is more read: the other places of the table of magics when nothing was recognised, and the inside of each
 //! partition. Everything read counts: the first byte that is not zero is kept, and a digest over all blocks
 //! that are not zero, so that a change at any place that was looked at is noticed.
@@ -20,8 +20,12 @@ mod text;
 #[cfg(test)]
 mod tests;
 
-use crate::model::{Content, ContentState, PartitionTable, Signature, SignatureClass, TableKind};
+use crate::model::{
+    Content, ContentState, Layout, PartitionTable, Signature, SignatureClass, TableKind,
+};
 use crate::observe::read::ReadAt;
+use crate::ondisk;
+use crate::ondisk::record::record_offset;
 use magics::{Base, Row};
 use probe::{Probe, Reads};
 
@@ -60,14 +64,12 @@ const WINDOWS: &[Window] = &[
     from_start(128 * KIB, 8 * KIB),
     // Second header of LUKS2, UFS, pairs of the second label of ZFS.
     from_start(256 * KIB, 20 * KIB),
-    // Second header of LUKS2, anchor of UDF, our own record.
+    // Second header of LUKS2, anchor of UDF, our own record in the GPT layout.
     from_start(512 * KIB, 4 * KIB),
     // Second header of LUKS2, VMFS, anchor of UDF.
     from_start(MIB, 4 * KIB),
     // Second header of LUKS2, VMFS.
     from_start(2 * MIB, 4 * KIB),
-    // Second header of LUKS2.
-    from_start(4 * MIB, 4 * KIB),
     // Mirror of btrfs.
     from_start(64 * MIB, 4 * KIB),
     // Pairs of the third label of ZFS.
@@ -97,7 +99,7 @@ const MOST_PARTITIONS: usize = 64;
 
 /// Reads `device` and says what is on it. `what` names it in errors.
 ///
-/// `own` and `blank` are left for others to fill. Offsets and lengths of the reads are multiples of 4096 and of
+/// `blank` is left for the proof to fill. Offsets and lengths of the reads are multiples of 4096 and of
 /// the logical sector except where the device ends; the memory read into is aligned to 4096 bytes.
 #[must_use]
 pub fn examine(device: &dyn ReadAt, what: &str) -> Content {
@@ -110,8 +112,10 @@ pub fn examine(device: &dyn ReadAt, what: &str) -> Content {
     let mut reads = Reads::new(device, what);
     let mut content = Content::default();
     fetch(&mut reads.whole(), WINDOWS);
+    let record = record_offset(Layout::Disk, device.size(), device.logical_sector());
+    reads.whole().fetch(record, 4 * KIB);
     if reads.first_nonzero().is_some() {
-        recognise(&mut reads, &mut content);
+        name(&mut reads, &mut content);
     }
     content.first_nonzero = reads.first_nonzero();
     content.digest = reads.digest();
@@ -119,6 +123,7 @@ pub fn examine(device: &dyn ReadAt, what: &str) -> Content {
         [] => ContentState::Read,
         errors => ContentState::Failed(errors.to_vec()),
     };
+    content.own = ondisk::recognise(&reads.known(), &content);
     content
 }
 
@@ -148,7 +153,7 @@ fn fetch(p: &mut Probe<'_, '_>, windows: &[Window]) {
 }
 
 /// Names what was read, and reads on where that helps.
-fn recognise(reads: &mut Reads<'_>, content: &mut Content) {
+fn name(reads: &mut Reads<'_>, content: &mut Content) {
     let mut whole = reads.whole();
     let mut signatures = search(&mut whole, magics::TABLE);
     let mut table = find_table(&mut whole, &mut signatures);

@@ -1,6 +1,7 @@
 //! Bounded, cached and aligned reads: what every parser here sees of a device.
 
 use std::cell::Cell;
+use std::io;
 
 use sha2::{Digest, Sha256};
 
@@ -126,6 +127,11 @@ impl<'a> Reads<'a> {
         Some(hex(&hash.finalize()))
     }
 
+    /// The device, answering from what was read where it can.
+    pub fn known(&self) -> Known<'_> {
+        Known(self)
+    }
+
     /// The bytes from `offset`, when one window holds them all.
     fn cached(&self, offset: u64, length: usize) -> Option<&[u8]> {
         self.windows.iter().find_map(|window| {
@@ -219,6 +225,30 @@ impl Drop for Reads<'_> {
     fn drop(&mut self) {
         if self.buffer.capacity() <= KEEP {
             SPARE.set(std::mem::take(&mut self.buffer));
+        }
+    }
+}
+
+/// A device of which some was read already. Reads of the rest go to the device and are nobody's fact but the
+/// reader's.
+pub struct Known<'r>(&'r Reads<'r>);
+
+impl ReadAt for Known<'_> {
+    fn size(&self) -> u64 {
+        self.0.device.size()
+    }
+
+    fn logical_sector(&self) -> u32 {
+        self.0.device.logical_sector()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        match self.0.cached(offset, buf.len()) {
+            Some(bytes) => {
+                buf.copy_from_slice(bytes);
+                Ok(())
+            }
+            None => self.0.device.read_exact_at(buf, offset),
         }
     }
 }
