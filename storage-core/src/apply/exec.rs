@@ -125,14 +125,14 @@ pub enum ToolError {
         limit: Duration,
     },
     /// It said no.
-    #[error("{command}: run: {end}: {stderr}")]
+    #[error("{command}: run: {end}: {said}")]
     Failed {
         /// The whole command.
         command: String,
         /// Exit status or signal.
         end: String,
-        /// The end of what it said, in one line.
-        stderr: String,
+        /// The end of what it said, standard output first, in one line.
+        said: String,
     },
 }
 
@@ -215,11 +215,7 @@ fn run_path(
         return Err(ToolError::Failed {
             command: shown,
             end: end(status),
-            stderr: one_line(if stderr.text.is_empty() {
-                &stdout.text
-            } else {
-                &stderr.text
-            }),
+            said: one_line(&format!("{} {}", stdout.text, stderr.text)),
         });
     }
     Ok(Printed {

