@@ -9,3 +9,4 @@ pub mod ondisk;
 pub mod persist;
 pub mod plan;
 pub mod progress;
+pub mod sys;

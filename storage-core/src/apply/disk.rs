@@ -1,0 +1,733 @@
+//! The steps on one disk.
+
+use std::fmt;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use uuid::Uuid;
+
+use super::error::ApplyError;
+use super::filesystem::{self, Stage, Target};
+use super::lock::Locked;
+use super::look_again::{Clearance, Eyes, Phase, Purpose, Right, look_again, wait_until_free};
+use super::mount::{self, MountOptions};
+use super::{Effect, Outcome, persist};
+use crate::host::HostRoot;
+use crate::model::{FilesystemKind, Layout, OwnStage, Persist, Policy};
+use crate::observe::proof::WINDOW;
+use crate::observe::read::ReadAt;
+use crate::ondisk::gpt::{PartitionMark, TableImage};
+use crate::ondisk::record::{RecordBlock, RecordState, filesystem_range};
+use crate::ondisk::{commit_writes, record_write};
+use crate::plan::{Basis, DiskPlan, Step};
+use crate::progress::{Event, Progress};
+use crate::sys;
+
+/// Longest wait for the kernel and devtmpfs or udev to show a partition.
+const SHOW_WAIT: Duration = Duration::from_secs(10);
+/// Longest wait for an unmounted filesystem to let go of its device.
+const FREE_WAIT: Duration = Duration::from_secs(20);
+/// Bytes zeroed at either end of each old partition, and around each old signature.
+const WIPE_GRAIN: u64 = 1 << 20;
+
+/// What all disks of one run share.
+pub(super) struct Run<'a> {
+    pub(super) host: &'a HostRoot,
+    pub(super) policy: &'a Policy,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) eyes: &'a dyn Eyes,
+    /// Held while files of the host are changed: mount root, fstab, units.
+    pub(super) files: Mutex<()>,
+}
+
+/// What a step did.
+struct Done {
+    changed: bool,
+    text: String,
+}
+
+impl Done {
+    fn changed(text: impl fmt::Display) -> Self {
+        Self {
+            changed: true,
+            text: text.to_string(),
+        }
+    }
+
+    fn already(text: impl fmt::Display) -> Self {
+        Self {
+            changed: false,
+            text: text.to_string(),
+        }
+    }
+}
+
+/// One disk on its way through its steps.
+struct Work<'a> {
+    run: &'a Run<'a>,
+    plan: &'a DiskPlan,
+    locked: Locked,
+    phase: Phase,
+}
+
+/// Carries out the steps of one disk, up to the first that fails.
+pub(super) fn work(run: &Run<'_>, plan: &DiskPlan) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    let mut work: Option<Work<'_>> = None;
+    for step in &plan.steps {
+        run.progress.event(&Event::StepStarted {
+            device: plan.device.clone(),
+            name: plan.name.clone(),
+            step: step.id(),
+        });
+        let began = Instant::now();
+        let done = match &mut work {
+            Some(work) => work.step(step),
+            None => check_plan(plan)
+                .and_then(|()| Work::begin(run, plan))
+                .and_then(|begun| work.insert(begun).step(step)),
+        };
+        let (effect, text) = match done {
+            Ok(Done { changed, text }) => (
+                if changed {
+                    Effect::Changed
+                } else {
+                    Effect::AlreadySo
+                },
+                text,
+            ),
+            Err(error) => (effect_of(&error), step.to_string()),
+        };
+        let outcome = Outcome {
+            device: plan.device.clone(),
+            name: plan.name.clone(),
+            step: step.id(),
+            effect,
+            text,
+            elapsed: began.elapsed(),
+        };
+        let stop = !matches!(outcome.effect, Effect::Changed | Effect::AlreadySo);
+        run.progress.event(&Event::StepEnded(outcome.clone()));
+        outcomes.push(outcome);
+        if stop {
+            break;
+        }
+    }
+    outcomes
+}
+
+/// What an error means for the step.
+pub(super) fn effect_of(error: &ApplyError) -> Effect {
+    if error.is_refusal() {
+        Effect::Refused {
+            reason: error.to_string(),
+        }
+    } else {
+        Effect::Failed {
+            error: error.to_string(),
+            retry: error.retry(),
+        }
+    }
+}
+
+/// Whether a step writes to the disk itself.
+fn writes(step: &Step) -> bool {
+    match step {
+        Step::Wipe
+        | Step::WriteRecord { .. }
+        | Step::WriteTable
+        | Step::MakeFilesystem { .. }
+        | Step::Commit
+        | Step::RepairTable => true,
+        Step::ShowPartition | Step::Mount { .. } | Step::Persist { .. } => false,
+    }
+}
+
+impl<'a> Work<'a> {
+    fn begin(run: &'a Run<'a>, plan: &'a DiskPlan) -> Result<Self, ApplyError> {
+        let writable = plan.steps.iter().any(writes);
+        Ok(Self {
+            run,
+            plan,
+            locked: Locked::take(run.host, &plan.device, plan.dev, writable)?,
+            phase: Phase::Untouched,
+        })
+    }
+
+    fn step(&mut self, step: &Step) -> Result<Done, ApplyError> {
+        match step {
+            Step::Wipe => self.wipe(),
+            Step::WriteRecord { layout } => self.write_record(*layout),
+            Step::WriteTable => self.write_table(),
+            Step::ShowPartition => self.show_partition(),
+            Step::MakeFilesystem { filesystem } => self.make_filesystem(*filesystem),
+            Step::Commit => self.commit(),
+            Step::RepairTable => self.repair_table(),
+            Step::Mount { point } => self.mount(point),
+            Step::Persist { how, point } => self.persist(*how, point),
+        }
+    }
+
+    fn look(&self, purpose: Purpose) -> Result<Clearance<'_>, ApplyError> {
+        look_again(
+            self.run.eyes,
+            self.run.host,
+            self.run.policy,
+            self.plan,
+            &self.locked,
+            &self.phase,
+            purpose,
+            self.run.progress,
+        )
+    }
+
+    fn announce(&self, what: &'static str) {
+        self.run.progress.event(&Event::Writing {
+            device: self.plan.device.clone(),
+            what,
+        });
+    }
+
+    fn bad_plan(&self, what: impl fmt::Display) -> ApplyError {
+        ApplyError::BadPlan {
+            object: self.locked.node().display().to_string(),
+            what: what.to_string(),
+        }
+    }
+
+    fn not_verified(&self, what: impl fmt::Display) -> ApplyError {
+        ApplyError::NotVerified {
+            object: self.locked.node().display().to_string(),
+            what: what.to_string(),
+        }
+    }
+
+    /// Zeroes, on a disk whose overwriting was approved, everything by which it is recognised: both windows,
+    /// the surroundings of every signature, and both ends of every old partition.
+    fn wipe(&mut self) -> Result<Done, ApplyError> {
+        let clearance = self.look(Purpose::Write)?;
+        let Right::Approved = clearance.right() else {
+            return Err(
+                self.bad_plan("the disk to be wiped is not one whose overwriting was approved")
+            );
+        };
+        let ranges = wipe_ranges(&clearance, &self.locked);
+        for (offset, length) in &ranges {
+            clearance.zero(
+                *offset,
+                *length,
+                "zeros over the old content",
+                self.run.progress,
+            )?;
+        }
+        clearance.flush()?;
+        let bytes: u64 = ranges.iter().map(|r| r.1).sum();
+        let text = format!("zeroed {bytes} bytes in {} places", ranges.len());
+        self.phase = Phase::Wiped;
+        self.look(Purpose::Write)?;
+        Ok(Done::changed(text))
+    }
+
+    fn write_record(&mut self, layout: Layout) -> Result<Done, ApplyError> {
+        let clearance = self.look(Purpose::Write)?;
+        let overwrote = match clearance.right() {
+            Right::Blank(proof) => {
+                if proof.start() != 0 || proof.length() != self.locked.size() {
+                    return Err(self.bad_plan("the proof of blankness is not about the whole disk"));
+                }
+                false
+            }
+            Right::Wiped { head, tail } => {
+                if head.start() != 0 || tail.start() + tail.length() != self.locked.size() {
+                    return Err(self.bad_plan("the proof of the wipe is not about the disk's ends"));
+                }
+                true
+            }
+            Right::Approved | Right::Ours(_) => {
+                return Err(self.bad_plan("a first record needs a blank or wiped disk"));
+            }
+        };
+        let record = self.new_record(layout, overwrote, clearance.seen())?;
+        clearance.write(
+            &record_write(&record, RecordState::Begun),
+            self.run.progress,
+        )?;
+        clearance.flush()?;
+        self.phase = Phase::Ours(Box::new(record));
+        Ok(Done::changed(format!(
+            "wrote the record of {}",
+            self.plan.name
+        )))
+    }
+
+    fn new_record(
+        &self,
+        layout: Layout,
+        overwrote: bool,
+        seen: &crate::model::BlockDevice,
+    ) -> Result<RecordBlock, ApplyError> {
+        let filesystem = self
+            .plan
+            .steps
+            .iter()
+            .find_map(|step| match step {
+                Step::MakeFilesystem { filesystem } => Some(*filesystem),
+                _ => None,
+            })
+            .ok_or_else(|| self.bad_plan("no filesystem is planned"))?;
+        let (size, sector) = (self.locked.size(), self.locked.logical_sector());
+        let (start, length) = filesystem_range(layout, size, sector, seen.optimal_io.unwrap_or(0))
+            .ok_or_else(|| self.bad_plan("the disk is too small for a filesystem"))?;
+        let made = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let cut = |text: Option<&str>| RecordBlock::cut(text.unwrap_or_default(), 64);
+        let record = RecordBlock {
+            state: RecordState::Begun,
+            layout,
+            filesystem,
+            overwrote,
+            sector,
+            size,
+            made,
+            disk_guid: Uuid::new_v4(),
+            cluster: self.run.policy.cluster.filter(|uuid| !uuid.is_nil()),
+            name: self.plan.name.clone(),
+            version: RecordBlock::cut(env!("CARGO_PKG_VERSION"), 32),
+            node: RecordBlock::cut(&self.run.policy.node, 64),
+            serial: cut(seen.ids.serial.as_deref()),
+            wwn: cut(seen.ids.wwn.as_deref()),
+            start,
+            length,
+        };
+        // What cannot be read back must not be written.
+        match RecordBlock::decode(&record.encode()) {
+            Ok(same) if same == record => Ok(record),
+            Ok(_) => Err(self.bad_plan("the record would not read back as it was written")),
+            Err(what) => Err(self.bad_plan(what)),
+        }
+    }
+
+    /// Looks again after the commit.
+    fn expect_ready(&self) -> Result<(), ApplyError> {
+        let clearance = self.look(Purpose::Use)?;
+        let claim = clearance.claim()?;
+        if claim.stage != OwnStage::Ready {
+            return Err(self.not_verified(format!("its preparation stands at {:?}", claim.stage)));
+        }
+        Ok(())
+    }
+
+    fn write_table(&mut self) -> Result<Done, ApplyError> {
+        let clearance = self.look(Purpose::Write)?;
+        let claim = clearance.claim()?;
+        if claim.stage != OwnStage::TableUnfinished {
+            return Err(self.bad_plan("the table of this disk is not unfinished"));
+        }
+        let record = claim.record.clone();
+        let image = TableImage::new(&record).map_err(|what| self.bad_plan(what))?;
+        let wrote =
+            clearance.write_missing(&image.writes(PartitionMark::Preparing), self.run.progress)?;
+        clearance.flush()?;
+        self.phase = Phase::Ours(Box::new(record));
+        self.table_is_whole(&image)?;
+        Ok(Done {
+            changed: wrote,
+            text: "wrote a GPT with one partition".to_owned(),
+        })
+    }
+
+    fn table_is_whole(&self, image: &TableImage) -> Result<(), ApplyError> {
+        for write in image.writes(PartitionMark::Preparing) {
+            let mut now = vec![0; write.bytes.len()];
+            self.locked
+                .read_exact_at(&mut now, write.offset)
+                .map_err(ApplyError::io(self.locked.node().display(), "read"))?;
+            if now != write.bytes {
+                return Err(self.not_verified(format!("{} is not on the disk", write.what)));
+            }
+        }
+        Ok(())
+    }
+
+    fn show_partition(&mut self) -> Result<Done, ApplyError> {
+        let clearance = self.look(Purpose::Use)?;
+        let claim = clearance.claim()?.clone();
+        self.phase = Phase::Ours(Box::new(claim.record.clone()));
+        if claim.layout() != Layout::Gpt {
+            return Err(self.bad_plan("the disk has no partition to show"));
+        }
+        if let Some(target) = self.partition(&claim.record)? {
+            return Ok(Done::already(format!("{} is there", target.node.display())));
+        }
+        self.announce("the partition, to the kernel");
+        match sys::add_partition(self.locked.file(), 1, claim.start, claim.length) {
+            Ok(()) => {}
+            // Somebody, udev for one, was faster; what they made is checked below.
+            Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) => {}
+            Err(error) => {
+                return Err(ApplyError::io(
+                    self.locked.node().display(),
+                    "show the partition of",
+                )(error));
+            }
+        }
+        let began = Instant::now();
+        loop {
+            match self.partition(&claim.record) {
+                Ok(Some(target)) => {
+                    return Ok(Done::changed(format!("showed {}", target.node.display())));
+                }
+                Ok(None) | Err(ApplyError::Io { .. }) if began.elapsed() < SHOW_WAIT => {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                Ok(None) => {
+                    return Err(self.not_verified("the kernel does not show its partition"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The kernel's partition of this record, its place and node checked; `None` when it shows none.
+    fn partition(&self, record: &RecordBlock) -> Result<Option<Target>, ApplyError> {
+        let sysfs = self
+            .run
+            .host
+            .sys
+            .join("class/block")
+            .join(self.plan.device.as_str());
+        let Some(shown) = filesystem::shown_partition(&sysfs, 1)? else {
+            return Ok(None);
+        };
+        if shown.start != record.start || shown.length != record.length {
+            return Err(ApplyError::Refused {
+                object: self.locked.node().display().to_string(),
+                act: "use its partition",
+                why: format!(
+                    "the kernel shows {} bytes from {}, the record says {} from {}",
+                    shown.length, shown.start, record.length, record.start
+                ),
+                remedy: "make the kernel read the table again (partx --update), or reboot"
+                    .to_owned(),
+            });
+        }
+        let name =
+            crate::model::KernelName::new(&shown.name).map_err(|error| self.not_verified(error))?;
+        let target = Target {
+            node: self.run.host.dev.join(name.dev_path()),
+            dev: shown.dev,
+        };
+        target.open()?;
+        Ok(Some(target))
+    }
+
+    /// What carries the filesystem.
+    fn target(&self, record: &RecordBlock) -> Result<Target, ApplyError> {
+        match record.layout {
+            Layout::Disk => Ok(Target {
+                node: self.locked.node().to_path_buf(),
+                dev: self.locked.dev(),
+            }),
+            Layout::Gpt => self
+                .partition(record)?
+                .ok_or_else(|| self.not_verified("the kernel does not show its partition")),
+        }
+    }
+
+    fn make_filesystem(&mut self, filesystem: FilesystemKind) -> Result<Done, ApplyError> {
+        sys::flush_buffers(self.locked.file())
+            .map_err(ApplyError::io(self.locked.node().display(), "flush"))?;
+        let clearance = self.look(Purpose::Write)?;
+        let claim = clearance.claim()?;
+        let record = claim.record.clone();
+        if record.filesystem != filesystem {
+            return Err(self.bad_plan("the record says another filesystem than the plan"));
+        }
+        let again = match claim.stage {
+            OwnStage::TableUnfinished => false,
+            OwnStage::Formatting => true,
+            OwnStage::Committing | OwnStage::Ready => {
+                return Err(self.bad_plan("the filesystem is finished and never made again"));
+            }
+        };
+        if record.layout == Layout::Gpt {
+            let image = TableImage::new(&record).map_err(|what| self.bad_plan(what))?;
+            self.table_is_whole(&image)?;
+        }
+        let target = self.target(&record)?;
+        let formatting = record_write(&record, RecordState::Formatting);
+        clearance.write_missing(&[formatting], self.run.progress)?;
+        clearance.flush()?;
+        let discard = clearance.seen().discard == Some(true);
+        clearance.announce("the filesystem", self.run.progress);
+        filesystem::make(
+            &target,
+            &record,
+            discard,
+            again || record.overwrote,
+            &mut |elapsed, note| {
+                self.run.progress.event(&Event::StepProgress {
+                    device: self.plan.device.clone(),
+                    step: "make-filesystem",
+                    elapsed,
+                    note: note.to_owned(),
+                });
+            },
+        )?;
+        clearance.flush()?;
+        filesystem::check_superblock(&target, &record)?;
+        let uuid = record.filesystem_uuid();
+        self.phase = Phase::Ours(Box::new(record));
+        Ok(Done::changed(format!(
+            "made an {} filesystem with UUID {uuid}",
+            filesystem.as_str()
+        )))
+    }
+
+    fn commit(&mut self) -> Result<Done, ApplyError> {
+        let clearance = self.look(Purpose::Write)?;
+        let claim = clearance.claim()?;
+        let record = claim.record.clone();
+        let target = self.target(&record)?;
+        filesystem::check_superblock(&target, &record)?;
+        match claim.stage {
+            OwnStage::Formatting => {
+                clearance.announce("the record in the filesystem", self.run.progress);
+                let stage = Stage::mount(&target, record.filesystem, false)?;
+                stage.write(&record)?;
+                clearance.announce("the end of the filesystem's journal", self.run.progress);
+                drop(stage);
+                wait_until_free(&target.node, target.dev, FREE_WAIT)?;
+            }
+            OwnStage::Committing => {
+                Stage::mount(&target, record.filesystem, true)?.check(&record)?;
+                wait_until_free(&target.node, target.dev, FREE_WAIT)?;
+            }
+            OwnStage::TableUnfinished | OwnStage::Ready => {
+                return Err(self.bad_plan("the disk is not one that can be committed"));
+            }
+        }
+        clearance.flush()?;
+        let writes = commit_writes(&record).map_err(|what| self.bad_plan(what))?;
+        let wrote = clearance.write_missing(&writes, self.run.progress)?;
+        clearance.flush()?;
+        self.phase = Phase::Ours(Box::new(record));
+        self.expect_ready()?;
+        Ok(Done {
+            changed: wrote,
+            text: format!("{} is ready", self.plan.name),
+        })
+    }
+
+    fn repair_table(&mut self) -> Result<Done, ApplyError> {
+        let clearance = self.look(Purpose::Use)?;
+        let claim = clearance.claim()?;
+        if claim.stage != OwnStage::Ready || !claim.repairable {
+            return Err(self.bad_plan("the table of this disk is not one that can be repaired"));
+        }
+        let record = claim.record.clone();
+        let image = TableImage::new(&record).map_err(|what| self.bad_plan(what))?;
+        let wrote =
+            clearance.write_missing(&image.writes(PartitionMark::Ready), self.run.progress)?;
+        clearance.flush()?;
+        self.phase = Phase::Ours(Box::new(record));
+        let again = self.look(Purpose::Use)?;
+        if let Some(damage) = again.claim()?.damage.first() {
+            return Err(self.not_verified(damage));
+        }
+        Ok(Done {
+            changed: wrote,
+            text: "made the damaged copy of the table whole".to_owned(),
+        })
+    }
+
+    /// The mount point that the plan names must be the one that the disk's name gives.
+    fn check_point(&self, point: &std::path::Path) -> Result<(), ApplyError> {
+        if point == crate::plan::mount_point(self.run.policy, &self.plan.name) {
+            return Ok(());
+        }
+        Err(self.bad_plan(format!("{} is not its mount point", point.display())))
+    }
+
+    fn mount(&mut self, point: &std::path::Path) -> Result<Done, ApplyError> {
+        self.check_point(point)?;
+        let clearance = self.look(Purpose::Use)?;
+        let claim = clearance.claim()?;
+        if claim.stage != OwnStage::Ready {
+            return Err(self.bad_plan("the disk is not finished"));
+        }
+        let record = claim.record.clone();
+        self.phase = Phase::Ours(Box::new(record.clone()));
+        if record.name != self.plan.name {
+            return Err(self.bad_plan("the disk has another name than the plan"));
+        }
+        let options = MountOptions::new(&self.run.policy.mount_options).map_err(|why| {
+            ApplyError::Refused {
+                object: point.display().to_string(),
+                act: "mount",
+                why,
+                remedy: "change mountOptions".to_owned(),
+            }
+        })?;
+        let target = self.target(&record)?;
+        let occupied = |why: String| ApplyError::Refused {
+            object: point.display().to_string(),
+            act: "mount",
+            why,
+            remedy: "unmount it".to_owned(),
+        };
+        let mounts = mount::mounts_at(self.run.host, point)?;
+        if mount::is_ours(&mounts, target.dev).map_err(occupied)? {
+            return Ok(Done::already(format!("mounted at {}", point.display())));
+        }
+        // Mounted elsewhere or held by anybody, it is not ours to mount now.
+        drop(super::lock::open_node(
+            &target.node,
+            target.dev,
+            false,
+            true,
+        )?);
+        filesystem::check_superblock(&target, &record)?;
+        self.announce("a look at the record in the filesystem");
+        Stage::mount(&target, record.filesystem, true)?.check(&record)?;
+        wait_until_free(&target.node, target.dev, FREE_WAIT)?;
+        let prepared = {
+            let _one = self
+                .run
+                .files
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            self.announce("the mount point");
+            mount::prepare_point(self.run.host, self.run.policy, point)?
+        };
+        self.announce("the mount");
+        prepared.mount(self.run.host, &target, record.filesystem, &options)?;
+        let mut text = format!("mounted {} at {}", target.node.display(), point.display());
+        if let Some(why) = prepared.unprotected {
+            text.push_str("; its mount point is not protected: ");
+            text.push_str(why);
+        }
+        Ok(Done::changed(text))
+    }
+
+    fn persist(&mut self, how: Persist, point: &std::path::Path) -> Result<Done, ApplyError> {
+        self.check_point(point)?;
+        let clearance = self.look(Purpose::Use)?;
+        let claim = clearance.claim()?;
+        if claim.stage != OwnStage::Ready {
+            return Err(self.bad_plan("the disk is not finished"));
+        }
+        let record = claim.record.clone();
+        let _one = self
+            .run
+            .files
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let done = persist::persist(
+            self.run.host,
+            &persist::Wanted {
+                how,
+                point,
+                record: &record,
+                options: &self.run.policy.mount_options,
+            },
+            &mut |what| self.announce(what),
+        )?;
+        let mut text = Step::Persist {
+            how,
+            point: point.to_path_buf(),
+        }
+        .to_string();
+        for note in &done.notes {
+            text.push_str("; ");
+            text.push_str(note);
+        }
+        Ok(Done {
+            changed: done.changed,
+            text,
+        })
+    }
+}
+
+/// What a wipe zeroes: sorted, merged, whole sectors.
+fn wipe_ranges(clearance: &Clearance<'_>, disk: &Locked) -> Vec<(u64, u64)> {
+    let size = disk.size();
+    let content = &clearance.seen().content;
+    let mut ranges = vec![(0, WINDOW.min(size)), (size.saturating_sub(WINDOW), size)];
+    let mut around = |at: u64| {
+        let from = at / WIPE_GRAIN * WIPE_GRAIN;
+        ranges.push((from, from.saturating_add(2 * WIPE_GRAIN).min(size)));
+    };
+    for signature in &content.signatures {
+        around(signature.offset);
+    }
+    for partition in content.table.iter().flat_map(|t| &t.partitions) {
+        let end = partition.start.saturating_add(partition.length).min(size);
+        around(partition.start);
+        around(end.saturating_sub(WIPE_GRAIN));
+        for signature in &partition.signatures {
+            around(partition.start.saturating_add(signature.offset));
+        }
+    }
+    merge(ranges, size, u64::from(disk.logical_sector()))
+}
+
+/// Half-open ranges → `(offset, length)`, sorted and without overlap, within the disk, of whole sectors.
+fn merge(mut ranges: Vec<(u64, u64)>, size: u64, sector: u64) -> Vec<(u64, u64)> {
+    ranges.sort_unstable();
+    let mut merged: Vec<(u64, u64)> = Vec::new();
+    for (from, to) in ranges {
+        let from = from / sector * sector;
+        let to = to.next_multiple_of(sector).min(size);
+        if from >= to {
+            continue;
+        }
+        match merged.last_mut() {
+            Some((_, end)) if *end >= from => *end = to.max(*end),
+            _ => merged.push((from, to)),
+        }
+    }
+    merged
+        .into_iter()
+        .map(|(from, to)| (from, to - from))
+        .collect()
+}
+
+/// Whether the plan's right and steps fit each other: only a plan that was not made by our planner does not.
+pub(super) fn check_plan(plan: &DiskPlan) -> Result<(), ApplyError> {
+    let destroys = |step: &Step| {
+        matches!(
+            step,
+            Step::Wipe
+                | Step::WriteRecord { .. }
+                | Step::WriteTable
+                | Step::MakeFilesystem { .. }
+                | Step::Commit
+        )
+    };
+    if matches!(plan.basis, Basis::Ready) && plan.steps.iter().any(destroys) {
+        return Err(ApplyError::BadPlan {
+            object: plan.device.to_string(),
+            what: "a finished disk is not prepared again".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_to_wipe_are_merged_and_stay_within_the_disk() {
+        let merged = merge(
+            vec![(100, 600), (90_000, 200_000), (512, 1024)],
+            100_000,
+            512,
+        );
+        assert_eq!(merged, [(0, 1024), (89_600, 10_400)]);
+    }
+}
