@@ -1,0 +1,1 @@
+//! Runs passes and the command.
