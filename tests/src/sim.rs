@@ -204,6 +204,13 @@ impl SimDisk {
         self.state().log.push(Entry::Mark(text.to_owned()));
     }
 
+    /// Frees the memory of a disk that is not needed any more.
+    pub fn forget(&self) {
+        let mut state = self.state();
+        state.content = Content::default();
+        state.log = Vec::new();
+    }
+
     /// Breaks or mends the disk.
     pub fn set_faults(&self, faults: Faults) {
         self.state().faults = faults;
