@@ -14,6 +14,7 @@
 pub mod cases;
 pub mod craft;
 pub mod disk;
+pub mod hosts;
 pub mod image;
 pub mod require;
 pub mod run;
