@@ -129,9 +129,14 @@ pub fn bitlocker(image: &Path) {
     put(&mut sector, 11, &512_u16.to_le_bytes());
     put(&mut sector, 13, &[8]);
     // GUID of the volume header, then the offset of the first FVE metadata block.
-    put(&mut sector, 160, &[
-        0x3b, 0xd6, 0x67, 0x49, 0x29, 0x2e, 0xd8, 0x4a, 0x83, 0x99, 0xf6, 0xa3, 0x39, 0xe3, 0xd0, 0x01,
-    ]);
+    put(
+        &mut sector,
+        160,
+        &[
+            0x3b, 0xd6, 0x67, 0x49, 0x29, 0x2e, 0xd8, 0x4a, 0x83, 0x99, 0xf6, 0xa3, 0x39, 0xe3,
+            0xd0, 0x01,
+        ],
+    );
     put(&mut sector, 176, &(1_u64 << 20).to_le_bytes());
     put(&mut sector, 510, &[0x55, 0xaa]);
     poke(image, 0, &sector);

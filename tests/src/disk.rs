@@ -196,7 +196,8 @@ impl Drop for LoopDisk {
     fn drop(&mut self) {
         if std::thread::panicking() {
             // A second panic would hide the first; the kernel detaches on the last close all the same.
-            let released = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.release()));
+            let released =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.release()));
             if released.is_err() {
                 eprintln!("{}: could not be released", self.node.display());
             }

@@ -55,7 +55,10 @@ pub fn read(dir: &Path) -> Tree {
 fn read_below(dir: &Path, prefix: &str, tree: &mut Tree) {
     for entry in fs::read_dir(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display())) {
         let entry = entry.unwrap();
-        let name = entry.file_name().into_string().expect("dumps have UTF-8 names");
+        let name = entry
+            .file_name()
+            .into_string()
+            .expect("dumps have UTF-8 names");
         let path = format!("{prefix}{name}");
         let kind = entry.file_type().unwrap();
         if kind.is_dir() {
@@ -280,7 +283,15 @@ impl Machine {
             "pci0000:00/0000:00:1f.2/ata{}/host{port}/target{port}:0:0/{port}:0:0:0/block/{name}",
             port + 1
         );
-        self.scsi(&path, dev, size, "ATA     ", "ST16000NM001G-2K", serial, wwn);
+        self.scsi(
+            &path,
+            dev,
+            size,
+            "ATA     ",
+            "ST16000NM001G-2K",
+            serial,
+            wwn,
+        );
     }
 
     #[expect(clippy::too_many_arguments, reason = "what a SCSI disk says of itself")]
@@ -371,12 +382,22 @@ impl Machine {
     }
 
     /// A device built on others.
-    fn built_on(&mut self, slaves: &[&str], name: &str, dev: &str, size: u64, more: &[(&str, &str)]) {
+    fn built_on(
+        &mut self,
+        slaves: &[&str],
+        name: &str,
+        dev: &str,
+        size: u64,
+        more: &[(&str, &str)],
+    ) {
         self.disk(&format!("virtual/block/{name}"), dev, size, more);
         let dir = self.path_of(name);
         for slave in slaves {
             let below = self.path_of(slave);
-            self.link(&format!("{dir}/slaves/{slave}"), &format!("../../../../../{below}"));
+            self.link(
+                &format!("{dir}/slaves/{slave}"),
+                &format!("../../../../../{below}"),
+            );
             self.link(&format!("{below}/holders/{name}"), &format!("../../{name}"));
             if name.starts_with("md") {
                 self.directory(&format!("{dir}/md/dev-{slave}"));
@@ -401,7 +422,12 @@ impl Machine {
 
     /// Root on the first partition of a virtio disk `vda`, as a plain virtual machine has it.
     fn virtio_system(&mut self) {
-        self.disk("pci0000:00/0000:00:02.0/virtio1/block/vda", "254:0", 40 * GIB, &[]);
+        self.disk(
+            "pci0000:00/0000:00:02.0/virtio1/block/vda",
+            "254:0",
+            40 * GIB,
+            &[],
+        );
         self.partition("vda", 1, "254:1", 1 << 20, 39 * GIB);
         self.mount("254:1", "/", "/", "ext4", "/dev/vda1");
     }
@@ -438,8 +464,18 @@ pub fn machines() -> Vec<Machine> {
 }
 
 fn plain() -> Machine {
-    let mut m = Machine::new("plain", "sda1 is /, sda15 is the ESP; the whole disk sda is mounted nowhere");
-    m.sata("sda", 0, "8:0", 500 * GIB, "S3Z8NB0K1", "naa.5002538e40b1a001");
+    let mut m = Machine::new(
+        "plain",
+        "sda1 is /, sda15 is the ESP; the whole disk sda is mounted nowhere",
+    );
+    m.sata(
+        "sda",
+        0,
+        "8:0",
+        500 * GIB,
+        "S3Z8NB0K1",
+        "naa.5002538e40b1a001",
+    );
     m.partition("sda", 1, "8:1", 1 << 27, 499 * GIB);
     m.partition("sda", 14, "8:14", 1 << 20, 4 << 20);
     m.partition("sda", 15, "8:15", 5 << 20, 106 << 20);
@@ -462,12 +498,24 @@ fn lvm_on_luks_on_md() -> Machine {
         m.partition(name, 2, &format!("8:{}", minor + 2), 1 << 30, GIB);
         m.partition(name, 3, &format!("8:{}", minor + 3), 2 << 30, 3990 * GIB);
     }
-    let raid = [("md/level", "raid1"), ("md/array_state", "clean"), ("md/raid_disks", "2")];
+    let raid = [
+        ("md/level", "raid1"),
+        ("md/array_state", "clean"),
+        ("md/raid_disks", "2"),
+    ];
     m.built_on(&["sda2", "sdb2"], "md0", "9:0", GIB, &raid);
     m.built_on(&["sda3", "sdb3"], "md1", "9:1", 3990 * GIB, &raid);
-    let crypt = [("dm/name", "md1_crypt"), ("dm/uuid", "CRYPT-LUKS2-6b0c1d-md1_crypt")];
+    let crypt = [
+        ("dm/name", "md1_crypt"),
+        ("dm/uuid", "CRYPT-LUKS2-6b0c1d-md1_crypt"),
+    ];
     m.built_on(&["md1"], "dm-0", "253:0", 3989 * GIB, &crypt);
-    let lv = |name| [("dm/name", name), ("dm/uuid", "LVM-aaaaaaaabbbbbbbbccccccccdddddddd")];
+    let lv = |name| {
+        [
+            ("dm/name", name),
+            ("dm/uuid", "LVM-aaaaaaaabbbbbbbbccccccccdddddddd"),
+        ]
+    };
     m.built_on(&["dm-0"], "dm-1", "253:1", 3900 * GIB, &lv("vg0-root"));
     m.built_on(&["dm-0"], "dm-2", "253:2", 32 * GIB, &lv("vg0-swap"));
     m.mount("253:1", "/", "/", "ext4", "/dev/mapper/vg0-root");
@@ -507,7 +555,14 @@ fn esp_on_another_disk() -> Machine {
     m.nvme(0, 1, "259:0", 1000 * GIB, "eui.0025384b11409eb0");
     m.partition("nvme0n1", 1, "259:1", 1 << 20, 990 * GIB);
     m.mount("259:1", "/", "/", "ext4", "/dev/nvme0n1p1");
-    m.sata("sda", 0, "8:0", 500 * GIB, "S3Z8NB0K7", "naa.5002538e40b1a007");
+    m.sata(
+        "sda",
+        0,
+        "8:0",
+        500 * GIB,
+        "S3Z8NB0K7",
+        "naa.5002538e40b1a007",
+    );
     m.partition("sda", 1, "8:1", 1 << 20, 512 << 20);
     m.mount("8:1", "/", "/boot/efi", "vfat", "/dev/sda1");
     m.spare_sata("sdb", 1, "8:16");
@@ -557,7 +612,10 @@ fn multipath_map() -> Machine {
             "naa.5000c500a1b2c3d4",
         );
     }
-    let map = [("dm/name", "mpatha"), ("dm/uuid", "mpath-35000c500a1b2c3d4")];
+    let map = [
+        ("dm/name", "mpatha"),
+        ("dm/uuid", "mpath-35000c500a1b2c3d4"),
+    ];
     m.built_on(&["sdb", "sdc"], "dm-0", "253:0", 4000 * GIB, &map);
     m
 }
@@ -569,7 +627,14 @@ fn wwn_of_zeros() -> Machine {
     );
     m.virtio_system();
     for (port, name, dev) in [(0, "sda", "8:0"), (1, "sdb", "8:16"), (2, "sdc", "8:32")] {
-        m.sata(name, port, dev, 2000 * GIB, "unknown", "naa.0000000000000000");
+        m.sata(
+            name,
+            port,
+            dev,
+            2000 * GIB,
+            "unknown",
+            "naa.0000000000000000",
+        );
         m.spare.push(name);
     }
     m
@@ -621,8 +686,20 @@ fn nvme_namespaces() -> Machine {
         "one controller with two namespaces of one size: one serial number, two disks",
     );
     m.virtio_system();
-    m.nvme(0, 1, "259:0", 1800 * GIB, "eui.36344730526000010025384500000001");
-    m.nvme(0, 2, "259:1", 1800 * GIB, "eui.36344730526000010025384500000002");
+    m.nvme(
+        0,
+        1,
+        "259:0",
+        1800 * GIB,
+        "eui.36344730526000010025384500000001",
+    );
+    m.nvme(
+        0,
+        2,
+        "259:1",
+        1800 * GIB,
+        "eui.36344730526000010025384500000002",
+    );
     m.spare.extend(["nvme0n1", "nvme0n2"]);
     m
 }
@@ -633,14 +710,22 @@ fn raspberry() -> Machine {
         "root and /boot/firmware on an SD card, eMMC boot areas beside it, a USB disk that only a policy may take",
     );
     let card = "platform/emmc2bus/fe340000.mmc/mmc_host/mmc0/mmc0:aaaa/block";
-    let about = [("device/name", "SN64G"), ("device/manfid", "0x000003"), ("device/cid", "035344534e36344780a1b2c3d4013a00")];
+    let about = [
+        ("device/name", "SN64G"),
+        ("device/manfid", "0x000003"),
+        ("device/cid", "035344534e36344780a1b2c3d4013a00"),
+    ];
     m.disk(&format!("{card}/mmcblk0"), "179:0", 59 * GIB, &about);
     m.partition("mmcblk0", 1, "179:1", 4 << 20, 512 << 20);
     m.partition("mmcblk0", 2, "179:2", 1 << 30, 58 * GIB);
     m.mount("179:2", "/", "/", "ext4", "/dev/mmcblk0p2");
     m.mount("179:1", "/", "/boot/firmware", "vfat", "/dev/mmcblk0p1");
     let emmc = "platform/fe320000.mmc/mmc_host/mmc1/mmc1:0001/block/mmcblk1";
-    let about = [("device/name", "BJTD4R"), ("device/manfid", "0x000015"), ("device/cid", "150100424a54443452068a1b2c3d4e00")];
+    let about = [
+        ("device/name", "BJTD4R"),
+        ("device/manfid", "0x000015"),
+        ("device/cid", "150100424a54443452068a1b2c3d4e00"),
+    ];
     m.disk(emmc, "179:96", 29 * GIB, &about);
     for (area, minor) in [("mmcblk1boot0", 128), ("mmcblk1boot1", 160)] {
         let dev = format!("179:{minor}");
@@ -665,7 +750,14 @@ fn overlay_root() -> Machine {
         "overlay-root",
         "/ is an overlay over a squashfs in a file on sda2, as on immutable distributions; sda3 holds the upper layer",
     );
-    m.sata("sda", 0, "8:0", 250 * GIB, "S3Z8NB0K9", "naa.5002538e40b1a009");
+    m.sata(
+        "sda",
+        0,
+        "8:0",
+        250 * GIB,
+        "S3Z8NB0K9",
+        "naa.5002538e40b1a009",
+    );
     m.partition("sda", 1, "8:1", 1 << 20, 64 << 20);
     m.partition("sda", 2, "8:2", 1 << 30, 16 * GIB);
     m.partition("sda", 3, "8:3", 20 << 30, 200 * GIB);
@@ -696,7 +788,14 @@ fn swapfile_on_a_data_disk() -> Machine {
         "swap in a file on sdb, which is one ext4 with a label and no partition table",
     );
     m.virtio_system();
-    m.sata("sdb", 1, "8:16", 2000 * GIB, "WD-WCC4", "naa.50014ee2b0000009");
+    m.sata(
+        "sdb",
+        1,
+        "8:16",
+        2000 * GIB,
+        "WD-WCC4",
+        "naa.50014ee2b0000009",
+    );
     m.mount("8:16", "/", "/mnt/data", "ext4", "/dev/sdb");
     m.swap("/mnt/data/swapfile", "file");
     m.spare_sata("sdc", 2, "8:32");
@@ -709,7 +808,14 @@ fn disk_came_back_under_another_name() -> Machine {
         "sdd lost its link and came back as sdo; the mount of sdd1 is still there, over a device that is not",
     );
     m.virtio_system();
-    m.sata("sdo", 3, "8:224", 2000 * GIB, "ZL2CAME1", "naa.5000c500d00000aa");
+    m.sata(
+        "sdo",
+        3,
+        "8:224",
+        2000 * GIB,
+        "ZL2CAME1",
+        "naa.5000c500d00000aa",
+    );
     m.partition("sdo", 1, "8:225", 1 << 20, 1999 * GIB);
     m.mount("8:49", "/", "/mnt/longhorn/sdd1", "ext4", "/dev/sdd1");
     m.file(
@@ -724,9 +830,26 @@ fn root_that_cannot_be_resolved() -> Machine {
         "root-that-cannot-be-resolved",
         "root on a logical volume whose map the kernel shows no slaves of: no disk of this node may be taken",
     );
-    m.sata("sda", 0, "8:0", 500 * GIB, "S3Z8NB0KA", "naa.5002538e40b1a00a");
-    m.sata("sdb", 1, "8:16", 500 * GIB, "S3Z8NB0KB", "naa.5002538e40b1a00b");
-    let lv = [("dm/name", "vg0-root"), ("dm/uuid", "LVM-aaaaaaaabbbbbbbbccccccccdddddddd")];
+    m.sata(
+        "sda",
+        0,
+        "8:0",
+        500 * GIB,
+        "S3Z8NB0KA",
+        "naa.5002538e40b1a00a",
+    );
+    m.sata(
+        "sdb",
+        1,
+        "8:16",
+        500 * GIB,
+        "S3Z8NB0KB",
+        "naa.5002538e40b1a00b",
+    );
+    let lv = [
+        ("dm/name", "vg0-root"),
+        ("dm/uuid", "LVM-aaaaaaaabbbbbbbbccccccccdddddddd"),
+    ];
     m.built_on(&[], "dm-0", "253:0", 100 * GIB, &lv);
     m.mount("253:0", "/", "/", "ext4", "/dev/mapper/vg0-root");
     m
@@ -738,7 +861,14 @@ fn first_node() -> Machine {
         "sdh1 was formatted by somebody else and is mounted at /mnt/longhorn/sdh1: to be kept and registered",
     );
     m.virtio_system();
-    m.sata("sdh", 5, "8:112", 4000 * GIB, "ZL2FIRST", "naa.5000c500d00000bb");
+    m.sata(
+        "sdh",
+        5,
+        "8:112",
+        4000 * GIB,
+        "ZL2FIRST",
+        "naa.5000c500d00000bb",
+    );
     m.partition("sdh", 1, "8:113", 1 << 20, 3999 * GIB);
     m.mount("8:113", "/", "/mnt/longhorn/sdh1", "ext4", "/dev/sdh1");
     m.file(

@@ -79,7 +79,10 @@ macro_rules! require_fuse {
     () => {
         $crate::require_devices!();
         if !std::path::Path::new("/dev/fuse").exists() {
-            $crate::require::skip(concat!(module_path!(), " line ", line!()), "there is no /dev/fuse");
+            $crate::require::skip(
+                concat!(module_path!(), " line ", line!()),
+                "there is no /dev/fuse",
+            );
             return;
         }
     };

@@ -88,9 +88,19 @@ pub fn assert_done(
     let seen = look(host, policy);
     for disk in disks {
         let verdict = verdict(&seen, disk);
-        assert_eq!(verdict.kind.as_str(), "Ours", "{}: {}", disk.name(), reasons(verdict));
+        assert_eq!(
+            verdict.kind.as_str(),
+            "Ours",
+            "{}: {}",
+            disk.name(),
+            reasons(verdict)
+        );
     }
-    assert!(seen.plan.is_empty(), "something is left to do: {:#?}", seen.plan);
+    assert!(
+        seen.plan.is_empty(),
+        "something is left to do: {:#?}",
+        seen.plan
+    );
     assert!(seen.plan.refused.is_empty(), "{:?}", seen.plan.refused);
     let parent = stat(&policy.mount_root).expect("the mount root").st_dev;
     disks
@@ -101,7 +111,10 @@ pub fn assert_done(
                 panic!("{} is mounted at {points:?}", disk.name());
             };
             assert_eq!(point.parent(), Some(policy.mount_root.as_path()));
-            assert_ne!(stat(point.as_path()).expect("the mount point").st_dev, parent);
+            assert_ne!(
+                stat(point.as_path()).expect("the mount point").st_dev,
+                parent
+            );
             let files: Vec<_> = std::fs::read_dir(point)
                 .expect("the mount point")
                 .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())

@@ -55,18 +55,36 @@ impl Sandbox {
         // The library asks process 1 for the host's mounts. Here it gets this thread's.
         let tid = nix::unistd::gettid();
         let own = format!("/proc/self/task/{tid}/mountinfo");
-        mount(Some(own.as_str()), "/proc/1/mountinfo", none, MsFlags::MS_BIND, none)
-            .expect("a mount table of the test's own");
+        mount(
+            Some(own.as_str()),
+            "/proc/1/mountinfo",
+            none,
+            MsFlags::MS_BIND,
+            none,
+        )
+        .expect("a mount table of the test's own");
 
         // udev's database stays in sight where there is one.
         let udev = fs::File::open("/run/udev").ok();
-        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
-            .expect("a tmpfs at /run");
+        mount(
+            Some("tmpfs"),
+            "/run",
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some("mode=755"),
+        )
+        .expect("a tmpfs at /run");
         if let Some(udev) = udev {
             fs::create_dir("/run/udev").expect("a directory on a new tmpfs");
             let source = format!("/proc/self/fd/{}", udev.as_raw_fd());
-            mount(Some(source.as_str()), "/run/udev", none, MsFlags::MS_BIND, none)
-                .expect("udev's database");
+            mount(
+                Some(source.as_str()),
+                "/run/udev",
+                none,
+                MsFlags::MS_BIND,
+                none,
+            )
+            .expect("udev's database");
         }
 
         let backing = dir.path().join("system.img");
@@ -76,8 +94,14 @@ impl Sandbox {
             &["-q", "-F", "-O", "^has_journal", backing.to_str().unwrap()],
         );
         let system = LoopDisk::attach(&backing);
-        mount(Some(system.node()), "/srv", Some("ext4"), MsFlags::empty(), none)
-            .expect("an ext4 filesystem at /srv");
+        mount(
+            Some(system.node()),
+            "/srv",
+            Some("ext4"),
+            MsFlags::empty(),
+            none,
+        )
+        .expect("an ext4 filesystem at /srv");
         Self {
             system,
             dir,

@@ -21,7 +21,7 @@ use storage_core::progress::{Event, Progress};
 use crate::disk::LoopDisk;
 
 const PAGE: u64 = 4096;
-type Page = [u8; PAGE as usize];
+type Page = [u8; 4096];
 
 /// Content of a disk: the pages that are not zero. Cloning shares the pages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,17 +81,14 @@ impl Content {
     }
 }
 
-fn for_each_page(
-    offset: u64,
-    length: u64,
-    mut each: impl FnMut(u64, Range<usize>, Range<usize>),
-) {
+fn for_each_page(offset: u64, length: u64, mut each: impl FnMut(u64, Range<usize>, Range<usize>)) {
     let mut done = 0;
     while done < length {
         let at = offset + done;
         let within = at % PAGE;
         let take = (PAGE - within).min(length - done);
-        let range = |from: u64| usize::try_from(from).unwrap()..usize::try_from(from + take).unwrap();
+        let range =
+            |from: u64| usize::try_from(from).unwrap()..usize::try_from(from + take).unwrap();
         each(at / PAGE, range(within), range(done));
         done += take;
     }
@@ -131,8 +128,8 @@ impl Entry {
 /// What is wrong with a disk.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
-    /// Reads that touch one of these ranges fail with `EIO`.
-    pub bad_reads: Vec<Range<u64>>,
+    /// Reads that touch one of these bytes fail with `EIO`.
+    pub bad_bytes: Vec<u64>,
     /// This many writes succeed, all later reads and writes fail with `EIO`: the disk was pulled out.
     pub dies_after_writes: Option<u64>,
     /// Reads do not come back until this is unset.
@@ -226,8 +223,8 @@ impl SimDisk {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         let end = (offset + length).min(self.size);
-        let bad = |range: &Range<u64>| range.start < end && offset < range.end;
-        if state.is_dead() || state.faults.bad_reads.iter().any(bad) {
+        let asked = offset..end;
+        if state.is_dead() || state.faults.bad_bytes.iter().any(|bad| asked.contains(bad)) {
             return Err(Errno::EIO);
         }
         let mut bytes = vec![0; usize::try_from(end.saturating_sub(offset)).unwrap()];
@@ -293,7 +290,11 @@ fn attributes(ino: INodeNo, kind: FileType, size: u64) -> FileAttr {
         ctime: UNIX_EPOCH,
         crtime: UNIX_EPOCH,
         kind,
-        perm: if kind == FileType::Directory { 0o755 } else { 0o600 },
+        perm: if kind == FileType::Directory {
+            0o755
+        } else {
+            0o600
+        },
         nlink: 1,
         uid: 0,
         gid: 0,
@@ -349,7 +350,11 @@ impl Filesystem for Server {
             Ok(bytes) => reply.data(&bytes),
             Err(errno) => reply.error(errno),
         };
-        if self.0.get(ino).is_some_and(|disk| disk.state().faults.hangs) {
+        if self
+            .0
+            .get(ino)
+            .is_some_and(|disk| disk.state().faults.hangs)
+        {
             // Only this disk waits: the server's thread goes on.
             std::thread::spawn(answer);
         } else {
@@ -559,7 +564,7 @@ mod tests {
         assert!(log.contains(&Entry::Flush));
 
         disk.set_faults(Faults {
-            bad_reads: vec![5 << 20..(5 << 20) + 512],
+            bad_bytes: vec![5 << 20],
             ..Faults::default()
         });
         let mut buffer = [1; 512];

@@ -1,4 +1,11 @@
 //! Somebody's data is refused, and not one byte of it changes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
 
 use std::ops::Range;
 use std::process::Command;
@@ -67,7 +74,10 @@ fn refused_and_unchanged(sandbox: &Sandbox, subjects: &[Subject], proof: ProofDe
             wrong.push(format!("{}: is {}: {why}", subject.name, verdict.kind));
         }
         if !subject.named.iter().any(|name| why.contains(name)) {
-            wrong.push(format!("{}: none of {:?} in: {why}", subject.name, subject.named));
+            wrong.push(format!(
+                "{}: none of {:?} in: {why}",
+                subject.name, subject.named
+            ));
         }
     }
     if !seen.plan.is_empty() {
@@ -76,7 +86,10 @@ fn refused_and_unchanged(sandbox: &Sandbox, subjects: &[Subject], proof: ProofDe
 
     let said = run(&policy, &["--once"]);
     if said.code != Some(0) {
-        wrong.push(format!("--once ended with {:?}: {}", said.code, said.stderr));
+        wrong.push(format!(
+            "--once ended with {:?}: {}",
+            said.code, said.stderr
+        ));
     }
     let after = hashes(subjects.iter().map(|s| &s.disk));
     for subject in subjects {
@@ -116,7 +129,11 @@ fn every_known_kind_of_data_is_named_refused_and_left_byte_for_byte() {
 }
 
 /// Disks with bytes of no known meaning at these places.
-fn unnamed_data(sandbox: &Sandbox, proof: ProofDepth, places: &[(&str, u64, &[u8])]) -> Vec<Subject> {
+fn unnamed_data(
+    sandbox: &Sandbox,
+    proof: ProofDepth,
+    places: &[(&str, u64, &[u8])],
+) -> Vec<Subject> {
     places
         .iter()
         .enumerate()
@@ -145,7 +162,10 @@ fn reads_of_the_proof(policy: &Policy) -> Vec<Range<u64>> {
         }
         fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
             buffer.fill(0);
-            self.0.lock().unwrap().push(offset..offset + buffer.len() as u64);
+            self.0
+                .lock()
+                .unwrap()
+                .push(offset..offset + buffer.len() as u64);
             Ok(())
         }
     }
@@ -178,12 +198,24 @@ fn data_that_nobody_can_name_is_refused_with_its_place() {
     let sampled = samples[samples.len() / 2];
     let one = [1_u8].as_slice();
     let places = [
-        ("random bytes in the first window", 1 << 20, random.as_slice()),
+        (
+            "random bytes in the first window",
+            1 << 20,
+            random.as_slice(),
+        ),
         ("random bytes in the last window", size - (1 << 20), &random),
         ("random bytes over a sample", sampled.start, &random),
         ("one byte at the very start", 0, one),
-        ("one byte at the end of the first window", (4 << 20) - 1, one),
-        ("one byte at the start of the last window", size - (4 << 20), one),
+        (
+            "one byte at the end of the first window",
+            (4 << 20) - 1,
+            one,
+        ),
+        (
+            "one byte at the start of the last window",
+            size - (4 << 20),
+            one,
+        ),
         ("one byte at the very end", size - 1, one),
         ("one byte at the start of a sample", sampled.start, one),
         ("one byte at the end of a sample", sampled.end - 1, one),
@@ -208,7 +240,11 @@ fn the_full_proof_finds_one_byte_anywhere() {
     let places = [
         ("one byte between two samples", unseen, [1_u8].as_slice()),
         ("one byte at 40 percent", cases::SIZE / 5 * 2 + 77, &[0x80]),
-        ("one byte before the last window", cases::SIZE - (4 << 20) - 1, &[1]),
+        (
+            "one byte before the last window",
+            cases::SIZE - (4 << 20) - 1,
+            &[1],
+        ),
     ];
     let subjects = unnamed_data(&sandbox, ProofDepth::Full, &places);
     refused_and_unchanged(&sandbox, &subjects, ProofDepth::Full);

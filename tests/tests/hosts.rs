@@ -1,5 +1,12 @@
 //! Verdicts on hosts that are not this one. `UPDATE_EXPECT=1` writes `tests/hosts/<machine>/expected.txt` anew:
 //! read the difference before you commit it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
 
 use std::fmt::Write;
 use std::fs;
@@ -27,9 +34,19 @@ fn report(seen: &Survey) -> String {
         let device = &seen.observation.devices[&verdict.device];
         let id = verdict.disk_id.as_ref().map_or("-", |id| id.as_str());
         let transport = device.transport;
-        writeln!(text, "{} {} ({transport}, {id})", verdict.device, verdict.kind).unwrap();
+        writeln!(
+            text,
+            "{} {} ({transport}, {id})",
+            verdict.device, verdict.kind
+        )
+        .unwrap();
         for reason in &verdict.reasons {
-            writeln!(text, "    {} [{}] {}", reason.kind, reason.rule, reason.text).unwrap();
+            writeln!(
+                text,
+                "    {} [{}] {}",
+                reason.kind, reason.rule, reason.text
+            )
+            .unwrap();
         }
     }
     text
@@ -47,10 +64,16 @@ fn compare(name: &str, text: &str) -> Result<(), String> {
         return Ok(());
     }
     let mut difference = format!("{}:\n", path.display());
-    for line in expected.lines().filter(|line| !text.lines().any(|l| l == *line)) {
+    for line in expected
+        .lines()
+        .filter(|line| !text.lines().any(|l| l == *line))
+    {
         writeln!(difference, "- {line}").unwrap();
     }
-    for line in text.lines().filter(|line| !expected.lines().any(|l| l == *line)) {
+    for line in text
+        .lines()
+        .filter(|line| !expected.lines().any(|l| l == *line))
+    {
         writeln!(difference, "+ {line}").unwrap();
     }
     Err(difference)

@@ -1,4 +1,11 @@
 //! SIGKILL at every step and before every write of the preparation: the next run finishes the disk.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
@@ -20,7 +27,12 @@ fn killed(policy: &Policy, at: u32) -> (Vec<String>, bool) {
     let output = Command::new(env!("CARGO_BIN_EXE_prepare"))
         .arg(&policy.mount_root)
         .args([layout, policy.filesystem.as_str(), &at.to_string()])
-        .args(policy.include.iter().map(|rule| rule.select.path.as_deref().unwrap()))
+        .args(
+            policy
+                .include
+                .iter()
+                .map(|rule| rule.select.path.as_deref().unwrap()),
+        )
         .output()
         .unwrap();
     let events = String::from_utf8_lossy(&output.stdout)
@@ -40,7 +52,10 @@ fn killed(policy: &Policy, at: u32) -> (Vec<String>, bool) {
 fn converges_after_a_kill_everywhere(layout: Layout, filesystem: FilesystemKind) {
     let sandbox = Sandbox::new();
     let foreign_image = sandbox.path().join("foreign");
-    build(CASES.iter().find(|case| case.name == "ext4").unwrap(), &foreign_image);
+    build(
+        CASES.iter().find(|case| case.name == "ext4").unwrap(),
+        &foreign_image,
+    );
     let foreign = LoopDisk::attach(&foreign_image);
     let before = hashes([&foreign]);
 
@@ -53,7 +68,10 @@ fn converges_after_a_kill_everywhere(layout: Layout, filesystem: FilesystemKind)
         let (events, died) = killed(&policy, at);
         if !died {
             assert!(at > 5, "the preparation has only {at} events: {events:?}");
-            eprintln!("{layout:?} {filesystem:?}: killed at each of {} events", at - 1);
+            eprintln!(
+                "{layout:?} {filesystem:?}: killed at each of {} events",
+                at - 1
+            );
             assert_done(&sandbox.host(), &policy, &[&disk]);
             break;
         }

@@ -3,6 +3,13 @@
 //!
 //! `DISK_DISCOVERY_REPLAY=full` replays every prefix; otherwise every boundary of the program's own writes,
 //! sector by sector, and an even spread over those of mkfs and the filesystem.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -69,7 +76,11 @@ fn prefixes(log: &[Entry], full: bool) -> Vec<usize> {
             own.insert(index + 1);
         }
     }
-    let stride = if full { 1 } else { others.len().div_ceil(SPREAD).max(1) };
+    let stride = if full {
+        1
+    } else {
+        others.len().div_ceil(SPREAD).max(1)
+    };
     own.extend(others.into_iter().step_by(stride));
     own.into_iter().collect()
 }
@@ -109,7 +120,11 @@ impl Bench {
         let disk = self.host.disk("recorded", SIZE, Content::default());
         let device = self.host.attach("recorded");
         let policy = self.policy(&device, layout, filesystem);
-        let (_, outcomes) = once(&self.sandbox.host(), &policy, &Marks(vec![Arc::clone(&disk)]));
+        let (_, outcomes) = once(
+            &self.sandbox.host(),
+            &policy,
+            &Marks(vec![Arc::clone(&disk)]),
+        );
         assert_eq!(failures(&outcomes), "");
         assert_done(&self.sandbox.host(), &policy, &[&device]);
         device.unmount();
@@ -144,7 +159,11 @@ fn every_prefix_converges(layout: Layout, filesystem: FilesystemKind) {
                 Entry::Mark(text) => Some(text.as_str()),
                 _ => None,
             });
-            format!("after {length} of {} writes ({}): {what}", log.len(), step.unwrap_or("before all"))
+            format!(
+                "after {length} of {} writes ({}): {what}",
+                log.len(),
+                step.unwrap_or("before all")
+            )
         };
         let (seen, outcomes) = once(&bench.sandbox.host(), &policy, &Silent);
         let failed = failures(&outcomes);

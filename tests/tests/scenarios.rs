@@ -1,4 +1,11 @@
 //! What goes wrong on real hosts, on real devices.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -70,7 +77,11 @@ fn blank_disks_are_prepared_and_the_second_run_does_nothing() {
         assert_eq!(said.code, Some(0), "{name}: {}", said.stderr);
         let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
         assert_eq!(outcomes, [], "{name}");
-        assert_eq!(disk.writes(), writes, "{name}: a quiet run wrote to the disk");
+        assert_eq!(
+            disk.writes(),
+            writes,
+            "{name}: a quiet run wrote to the disk"
+        );
     }
 }
 
@@ -108,7 +119,11 @@ fn a_dry_run_writes_nowhere() {
     for format in ["table", "json", "yaml"] {
         let said = run(&policy, &["--dry-run", "-o", format]);
         assert_eq!(said.code, Some(0), "{format}: {}", said.stderr);
-        assert!(said.stdout.contains(device.name()), "{format}: {}", said.stdout);
+        assert!(
+            said.stdout.contains(device.name()),
+            "{format}: {}",
+            said.stdout
+        );
     }
     let said = run(&policy, &["explain", device.node().to_str().unwrap()]);
     assert_eq!(said.code, Some(0), "{}", said.stderr);
@@ -135,7 +150,11 @@ fn of_two_runs_at_once_only_one_acts_and_the_other_says_who_holds_the_lock() {
     let other = other.into_inner().unwrap().expect("the other run");
     assert_eq!(other.code, Some(1), "{other:?}");
     let me = std::process::id().to_string();
-    assert!(other.stderr.contains("lock") && other.stderr.contains(&me), "{}", other.stderr);
+    assert!(
+        other.stderr.contains("lock") && other.stderr.contains(&me),
+        "{}",
+        other.stderr
+    );
 }
 
 #[test]
@@ -158,7 +177,11 @@ fn a_disk_that_is_pulled_out_during_mkfs_fails_alone_and_is_finished_when_it_is_
         });
         let began = Instant::now();
         let (_, outcomes) = once(&sandbox.host(), &policy, &pull);
-        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "{:?}",
+            began.elapsed()
+        );
         let failed = failures(&outcomes);
         assert!(failed.contains(device.name()), "{failed}");
         assert!(!failed.contains(well.name()), "{failed}");
@@ -232,7 +255,10 @@ fn nothing_is_touched_when_the_mount_root_is_a_symlink() {
     symlink("/srv/elsewhere", &policy.mount_root).unwrap();
     let said = run(&policy, &["--once"]);
     let all = format!("{}{}", said.stdout, said.stderr);
-    assert!(all.contains("symlink") || all.contains("symbolic link"), "{all}");
+    assert!(
+        all.contains("symlink") || all.contains("symbolic link"),
+        "{all}"
+    );
     assert_eq!(disk.writes(), 0, "{all}");
     assert_eq!(device.mount_points().len(), 0);
     assert_eq!(fs::read_dir("/srv/elsewhere").unwrap().count(), 0);
@@ -246,7 +272,14 @@ fn a_mount_root_on_a_filesystem_of_memory_is_refused_or_prepares_nothing_that_is
     let policy = sandbox.policy([&disk]);
     fs::create_dir(&policy.mount_root).unwrap();
     let none: Option<&str> = None;
-    mount(Some("tmpfs"), &policy.mount_root, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+    mount(
+        Some("tmpfs"),
+        &policy.mount_root,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        none,
+    )
+    .unwrap();
     let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
     disk.unmount();
     umount2(&policy.mount_root, MntFlags::MNT_DETACH).unwrap();
@@ -280,7 +313,11 @@ fn disks_with_sectors_of_4096_bytes_are_prepared() {
         assert_done(&sandbox.host(), &policy, &[&disk]);
         sandbox.reboot([&disk]);
         let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
-        assert_eq!(failures(&outcomes), "", "{layout:?} {filesystem:?} after a reboot");
+        assert_eq!(
+            failures(&outcomes),
+            "",
+            "{layout:?} {filesystem:?} after a reboot"
+        );
         assert_done(&sandbox.host(), &policy, &[&disk]);
     }
 }
@@ -297,7 +334,11 @@ fn the_limit_of_ten_gib_holds_to_the_sector() {
     assert_eq!(failures(&outcomes), "");
     let refused = verdict(&seen, &below);
     assert_eq!(refused.kind, VerdictKind::Excluded, "{}", reasons(refused));
-    assert!(refused.reasons.iter().any(|r| r.rule == "min-size"), "{}", reasons(refused));
+    assert!(
+        refused.reasons.iter().any(|r| r.rule == "min-size"),
+        "{}",
+        reasons(refused)
+    );
     assert_eq!(verdict(&seen, &at).kind, VerdictKind::Blank);
     assert_eq!(at.mount_points().len(), 1);
     assert_eq!(below.mount_points().len(), 0);
@@ -314,12 +355,28 @@ fn a_disk_of_16_tib_is_prepared() {
         let mut policy = sandbox.policy([&device]);
         policy.filesystem = filesystem;
         let seen = look(&sandbox.host(), &policy);
-        assert_eq!(verdict(&seen, &device).kind, VerdictKind::Blank, "{}", reasons(verdict(&seen, &device)));
-        assert!(disk.bytes_read() < 64 * MIB, "a pass read {} bytes", disk.bytes_read());
+        assert_eq!(
+            verdict(&seen, &device).kind,
+            VerdictKind::Blank,
+            "{}",
+            reasons(verdict(&seen, &device))
+        );
+        assert!(
+            disk.bytes_read() < 64 * MIB,
+            "a pass read {} bytes",
+            disk.bytes_read()
+        );
         let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
         assert_eq!(failures(&outcomes), "", "{name}");
         assert_done(&sandbox.host(), &policy, &[&device]);
-        let said = run_tool("df", &["-B1", "--output=size", device.mount_points()[0].to_str().unwrap()]);
+        let said = run_tool(
+            "df",
+            &[
+                "-B1",
+                "--output=size",
+                device.mount_points()[0].to_str().unwrap(),
+            ],
+        );
         let size: u64 = said.lines().nth(1).unwrap().trim().parse().unwrap();
         assert!(size > 15 << 40, "{name}: the filesystem has {size} bytes");
         device.detach();
@@ -356,7 +413,12 @@ fn a_disk_that_hangs_delays_no_other_verdict() {
     );
     assert_eq!(failures(&outcomes), "");
     for disk in &well {
-        assert_eq!(disk.mount_points().len(), 1, "{}", reasons(verdict(&seen, disk)));
+        assert_eq!(
+            disk.mount_points().len(),
+            1,
+            "{}",
+            reasons(verdict(&seen, disk))
+        );
     }
     assert!(took < Duration::from_secs(20), "the run took {took:?}");
 }
@@ -367,17 +429,13 @@ fn a_read_error_anywhere_the_proof_looks_makes_a_disk_unreadable() {
     let sandbox = Sandbox::new();
     let host = SimHost::new(&sandbox.path().join("sim"));
     let size = 64 * MIB;
-    let places = [
-        ("start", 0),
-        ("middle", size / 2),
-        ("end", size - 512),
-    ];
+    let places = [("start", 0), ("middle", size / 2), ("end", size - 512)];
     let mut disks: Vec<(Arc<SimDisk>, LoopDisk)> = Vec::new();
     for (name, at) in places {
         let disk = host.disk(name, size, Content::default());
         let device = host.attach(name);
         disk.set_faults(Faults {
-            bad_reads: vec![at..at + 512],
+            bad_bytes: vec![at],
             ..Faults::default()
         });
         disks.push((disk, device));
@@ -388,7 +446,12 @@ fn a_read_error_anywhere_the_proof_looks_makes_a_disk_unreadable() {
     assert_eq!(outcomes, []);
     for ((disk, device), (name, _)) in disks.iter().zip(places) {
         let verdict = verdict(&seen, device);
-        assert_eq!(verdict.kind, VerdictKind::Unreadable, "{name}: {}", reasons(verdict));
+        assert_eq!(
+            verdict.kind,
+            VerdictKind::Unreadable,
+            "{name}: {}",
+            reasons(verdict)
+        );
         assert_eq!(disk.writes(), 0);
     }
 }
@@ -414,7 +477,10 @@ fn a_disk_keeps_its_name_when_the_kernel_gives_it_another() {
     let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
     assert_eq!(failures(&outcomes), "");
     assert_eq!(disk.mount_points(), first);
-    assert_eq!(fs::read_to_string(first[0].join("replica")).unwrap(), "data");
+    assert_eq!(
+        fs::read_to_string(first[0].join("replica")).unwrap(),
+        "data"
+    );
     assert_eq!(in_its_place.mount_points().len(), 1);
     assert_ne!(in_its_place.mount_points(), first);
 }
@@ -430,7 +496,14 @@ fn of_a_disk_and_its_clone_neither_is_mounted_nor_changed() {
     sandbox.reboot([&disk]);
     disk.sync();
     let copy = sandbox.path().join("copy");
-    run_tool("cp", &["--sparse=always", disk.backing().to_str().unwrap(), copy.to_str().unwrap()]);
+    run_tool(
+        "cp",
+        &[
+            "--sparse=always",
+            disk.backing().to_str().unwrap(),
+            copy.to_str().unwrap(),
+        ],
+    );
     let copy = LoopDisk::attach(&copy);
     let policy = sandbox.policy([&disk, &copy]);
     let before = hashes([&disk, &copy]);
@@ -438,7 +511,12 @@ fn of_a_disk_and_its_clone_neither_is_mounted_nor_changed() {
     assert_eq!(failures(&outcomes), "");
     for disk in [&disk, &copy] {
         let verdict = verdict(&seen, disk);
-        assert_eq!(verdict.kind, VerdictKind::Quarantined, "{}", reasons(verdict));
+        assert_eq!(
+            verdict.kind,
+            VerdictKind::Quarantined,
+            "{}",
+            reasons(verdict)
+        );
         assert_eq!(disk.mount_points().len(), 0);
     }
     assert_eq!(hashes([&disk, &copy]), before);
@@ -466,7 +544,10 @@ fn a_mount_stacked_on_ours_is_reported_and_left() {
     let (seen, _) = once(&sandbox.host(), &policy, &Silent);
     let why = reasons(verdict(&seen, &disk));
     assert!(why.contains("stacked") || why.contains("over"), "{why}");
-    assert_eq!(fs::read_to_string("/proc/thread-self/mountinfo").unwrap(), before);
+    assert_eq!(
+        fs::read_to_string("/proc/thread-self/mountinfo").unwrap(),
+        before
+    );
     umount2(&point, MntFlags::empty()).unwrap();
     assert_done(&sandbox.host(), &policy, &[&disk]);
 }
@@ -493,7 +574,10 @@ fn a_disk_with_data_is_overwritten_only_with_the_hash_of_what_is_on_it() {
     require_devices!();
     let sandbox = Sandbox::new();
     let backing = sandbox.path().join("foreign");
-    build(CASES.iter().find(|case| case.name == "ext4").unwrap(), &backing);
+    build(
+        CASES.iter().find(|case| case.name == "ext4").unwrap(),
+        &backing,
+    );
     let disk = LoopDisk::attach(&backing);
     let mut policy = sandbox.policy([&disk]);
     let seen = look(&sandbox.host(), &policy);
@@ -562,7 +646,8 @@ fn a_pass_causes_no_uevent_opens_nothing_for_writing_and_keeps_nothing_open() {
     bind(netlink.as_raw_fd(), &NetlinkAddr::new(0, 1)).unwrap();
     let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).unwrap();
     for disk in [&blank, &done] {
-        let flags = AddWatchFlags::IN_OPEN | AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MODIFY;
+        let flags =
+            AddWatchFlags::IN_OPEN | AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MODIFY;
         inotify.add_watch(disk.node(), flags).unwrap();
     }
     let mut observer = Observer::new(sandbox.host());
@@ -585,7 +670,9 @@ fn a_pass_causes_no_uevent_opens_nothing_for_writing_and_keeps_nothing_open() {
     assert!(!opened.is_empty(), "the pass read the disks");
     for event in opened {
         assert!(
-            !event.mask.intersects(AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MODIFY),
+            !event
+                .mask
+                .intersects(AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MODIFY),
             "{event:?}"
         );
     }
@@ -600,7 +687,12 @@ fn without_root_a_dry_run_says_what_it_could_not_see_and_plans_nothing() {
     let as_root = command(&policy, &["--dry-run", "--exit-code"]);
     let mut unprivileged = Command::new("setpriv");
     unprivileged
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"])
+        .args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--inh-caps=-all",
+        ])
         .arg(as_root.get_program())
         .args(as_root.get_args());
     let said = Said::from(unprivileged.output().unwrap());

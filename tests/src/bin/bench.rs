@@ -13,7 +13,6 @@
 )]
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -130,7 +129,9 @@ fn what_is_read(command: &[String], trace: &Path) -> String {
     };
     let ours = ["/proc/", "/sys/", "/dev/", "/run/", "/srv", "/etc/fstab"];
     for line in fs::read_to_string(trace).unwrap().lines() {
-        let call = line.split_once(' ').map_or(line, |(_, call)| call.trim_start());
+        let call = line
+            .split_once(' ')
+            .map_or(line, |(_, call)| call.trim_start());
         let Some((arguments, result)) = call.rsplit_once(" = ") else {
             continue;
         };
@@ -142,7 +143,9 @@ fn what_is_read(command: &[String], trace: &Path) -> String {
             continue;
         }
         if call.starts_with("open") {
-            let Some(path) = between(result) else { continue };
+            let Some(path) = between(result) else {
+                continue;
+            };
             if arguments.contains("O_PATH") || !ours.iter().any(|o| path.starts_with(o)) {
                 continue;
             }
@@ -162,7 +165,10 @@ fn what_is_read(command: &[String], trace: &Path) -> String {
             if let [offset, length] = numbers.as_slice()
                 && path.starts_with("/dev/")
             {
-                add(format!("p\t{path}\t{}\t{length}", offset.trim_end_matches(')')));
+                add(format!(
+                    "p\t{path}\t{}\t{length}",
+                    offset.trim_end_matches(')')
+                ));
             }
         }
     }
@@ -195,7 +201,10 @@ impl Contestant {
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let numbers: Vec<i128> = text.split_whitespace().map(|n| n.parse().unwrap()).collect();
+        let numbers: Vec<i128> = text
+            .split_whitespace()
+            .map(|n| n.parse().unwrap())
+            .collect();
         self.nanos.push(numbers[0].unsigned_abs());
         self.peak_kib = self.peak_kib.max(i64::try_from(numbers[1]).unwrap());
     }
@@ -252,10 +261,15 @@ fn take_turns(contestants: &mut [Contestant], rounds: u32) {
 fn passes(sandbox: &Sandbox) {
     let counts = std::env::var("DEVICES").unwrap_or_else(|_| "1 64 1000".to_owned());
     println!("## A full pass\n");
-    println!("| devices | what | ms (median) | pass is × this | system calls | processes started | peak MiB |");
+    println!(
+        "| devices | what | ms (median) | pass is × this | system calls | processes started | peak MiB |"
+    );
     println!("|--:|---|--:|--:|--:|--:|--:|");
     let mut disks: Vec<LoopDisk> = Vec::new();
-    for count in counts.split_whitespace().map(|n| n.parse::<usize>().unwrap()) {
+    for count in counts
+        .split_whitespace()
+        .map(|n| n.parse::<usize>().unwrap())
+    {
         while disks.len() < count {
             disks.push(sandbox.blank(&format!("pass-{}", disks.len()), 64 * MIB));
         }
@@ -268,7 +282,10 @@ fn passes(sandbox: &Sandbox) {
         let each = "lsblk --json --output-all; for d in $(lsblk -dnpo NAME); do blkid -p $d; done";
         let mut contestants = [
             Contestant::new("disk-discovery --dry-run -o json", &pass),
-            Contestant::new("lsblk --json --output-all", &["lsblk", "--json", "--output-all"]),
+            Contestant::new(
+                "lsblk --json --output-all",
+                &["lsblk", "--json", "--output-all"],
+            ),
             Contestant::new("lsblk, and blkid -p for each", &["sh", "-c", each]),
             Contestant::new(
                 "bare read of the same files",
@@ -305,7 +322,11 @@ fn prove_blank(nodes: &[&str]) {
         .needing_proof()
         .cloned()
         .collect();
-    assert_eq!(candidates.len(), nodes.len(), "not all disks are candidates");
+    assert_eq!(
+        candidates.len(),
+        nodes.len(),
+        "not all disks are candidates"
+    );
     let began = Instant::now();
     observer.prove(&mut observation, &candidates, &policy, &Silent);
     let took = began.elapsed();
@@ -336,7 +357,13 @@ fn windows(size: u64, samples: u32) -> Vec<(u64, usize)> {
         }
     }
     let recorder = Recorder(size, std::sync::Mutex::default());
-    prove(&recorder, "a disk", ProofDepth::Sampled, samples, &mut |_, _| {});
+    prove(
+        &recorder,
+        "a disk",
+        ProofDepth::Sampled,
+        samples,
+        &mut |_, _| {},
+    );
     recorder.1.into_inner().unwrap()
 }
 
@@ -366,10 +393,21 @@ fn cold(subcommand: &str, nodes: &[&str]) -> (Duration, u64) {
     nix::unistd::sync();
     fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
     let me = std::env::current_exe().unwrap();
-    let output = Command::new(me).arg(subcommand).args(nodes).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(me)
+        .arg(subcommand)
+        .args(nodes)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let numbers: Vec<u64> = text.split_whitespace().map(|n| n.parse().unwrap()).collect();
+    let numbers: Vec<u64> = text
+        .split_whitespace()
+        .map(|n| n.parse().unwrap())
+        .collect();
     (Duration::from_nanos(numbers[0]), numbers[1])
 }
 
@@ -381,11 +419,15 @@ fn median(mut times: Vec<Duration>) -> Duration {
 fn proofs(sandbox: &Sandbox) {
     const SIZE: u64 = 10 << 30;
     println!("## The proof of blankness, cold cache\n");
-    println!("Disks of 10 GiB. Every block that the proof reads is allocated, the rest is sparse.\n");
+    println!(
+        "Disks of 10 GiB. Every block that the proof reads is allocated, the rest is sparse.\n"
+    );
     println!("| disks | what | bytes read | ms (median of 5) | proof is × this |");
     println!("|--:|---|--:|--:|--:|");
     let ranges = windows(SIZE, Policy::new("n").samples);
-    let images: Vec<PathBuf> = (0..64).map(|i| sandbox.path().join(format!("proof-{i}"))).collect();
+    let images: Vec<PathBuf> = (0..64)
+        .map(|i| sandbox.path().join(format!("proof-{i}")))
+        .collect();
     let disks: Vec<LoopDisk> = images
         .iter()
         .map(|path| {
@@ -398,7 +440,10 @@ fn proofs(sandbox: &Sandbox) {
         })
         .collect();
     for count in [1, 64] {
-        let nodes: Vec<&str> = disks[..count].iter().map(|d| d.node().to_str().unwrap()).collect();
+        let nodes: Vec<&str> = disks[..count]
+            .iter()
+            .map(|d| d.node().to_str().unwrap())
+            .collect();
         let (mut proof, mut plain) = (Vec::new(), Vec::new());
         let mut bytes = (0, 0);
         for _ in 0..5 {
@@ -410,7 +455,11 @@ fn proofs(sandbox: &Sandbox) {
             bytes.1 = read;
         }
         let (proof, plain) = (median(proof), median(plain));
-        println!("| {count} | proof | {} | {} | 1.00 |", bytes.0, milliseconds(proof));
+        println!(
+            "| {count} | proof | {} | {} | 1.00 |",
+            bytes.0,
+            milliseconds(proof)
+        );
         println!(
             "| {count} | plain read of the same windows | {} | {} | {:.2} |",
             bytes.1,
@@ -440,7 +489,11 @@ fn preparations(sandbox: &Sandbox) {
             let began = Instant::now();
             let output = command.output().unwrap();
             ours.push(began.elapsed());
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
             assert!(disks.iter().all(|disk| disk.mount_points().len() == 1));
             drop(disks);
 
@@ -464,7 +517,7 @@ fn preparations(sandbox: &Sandbox) {
             slowest.push(*each.iter().max().unwrap());
         }
         let ours = median(ours);
-        let mut line = |what: &str, time: Duration| {
+        let line = |what: &str, time: Duration| {
             println!(
                 "| {filesystem} | {what} | {:.2} | {:.2} |",
                 time.as_secs_f64(),
@@ -475,7 +528,5 @@ fn preparations(sandbox: &Sandbox) {
         line("mkfs and mount, one after the other", median(one_by_one));
         line("mkfs and mount, the slowest alone", median(slowest));
     }
-    let mut end = String::new();
-    writeln!(end).unwrap();
-    print!("{end}");
+    println!();
 }

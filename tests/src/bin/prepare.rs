@@ -2,7 +2,12 @@
 //!
 //! `prepare MOUNT_ROOT LAYOUT FILESYSTEM N NODE…` runs one pass over these disks and sends itself SIGKILL
 //! when the Nth event of the work begins (from 1; 0 for never). Prints the events as they come.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helper")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's helper"
+)]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -31,7 +36,9 @@ impl Progress for KillAt {
         };
         let number = self.count.fetch_add(1, Ordering::SeqCst) + 1;
         let mut out = std::io::stdout().lock();
-        writeln!(out, "{number} {text}").and_then(|()| out.flush()).expect("stdout");
+        writeln!(out, "{number} {text}")
+            .and_then(|()| out.flush())
+            .expect("stdout");
         if number == self.at {
             kill(Pid::this(), Signal::SIGKILL).expect("a process may kill itself");
         }
