@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::content::examine;
 use super::device::{DeviceFile, Target, is_busy};
 use super::dump::DumpFile;
 use super::error::{gone, malformed, timed_out, unreadable};
@@ -508,11 +509,6 @@ impl Reader {
             Finding::Failed(error) => Blankness::Failed(error),
         }
     }
-}
-
-/// The one place where a content is asked for.
-fn examine(_device: &dyn ReadAt, _what: &str) -> Content {
-    Content::default()
 }
 
 fn activity(host: &HostRoot, sys_path: &str, buffer: &mut Buffer) -> Option<Activity> {
