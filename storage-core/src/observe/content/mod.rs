@@ -18,6 +18,8 @@ mod probe;
 mod text;
 
 #[cfg(test)]
+mod table_tests;
+#[cfg(test)]
 mod tests;
 
 use crate::model::{
