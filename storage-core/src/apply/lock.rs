@@ -102,7 +102,7 @@ fn holder(file: &mut File) -> String {
             "process {pid} ({})",
             command
                 .chars()
-                .filter(|c| c.is_ascii_graphic())
+                .filter(char::is_ascii_graphic)
                 .take(40)
                 .collect::<String>()
         ),

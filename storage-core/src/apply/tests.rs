@@ -203,7 +203,7 @@ fn stub_blank_becomes_mounted() {
             }],
             refused: vec![],
         };
-        let outcomes = run(&plan, &host, &policy, &Silent, &Stub).unwrap();
+        let outcomes = run(&plan, &host, &policy, &Silent, Box::new(Stub)).unwrap();
         for o in &outcomes {
             eprintln!(
                 "{} {} {:?} {} {:?}",
