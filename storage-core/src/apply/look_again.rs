@@ -10,6 +10,7 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -25,6 +26,7 @@ use crate::model::{
 };
 use crate::observe::proof::{BlankProof, Finding, WINDOW, prove, prove_range};
 use crate::observe::read::ReadAt;
+use crate::observe::{Observer, observe_device_fresh};
 use crate::ondisk::gpt::Write;
 use crate::ondisk::record::RecordBlock;
 use crate::plan::{Basis, DiskPlan};
@@ -184,12 +186,33 @@ pub(super) trait Eyes: Send + Sync {
     fn classify(&self, observation: &Observation, policy: &Policy) -> Classification;
 }
 
-/// The real ones.
-pub(super) struct Fresh;
+/// The real ones. Contents of other disks, which cannot hurt them, may come from the memory of this run; the disk
+/// that will be acted upon is read anew each time.
+pub(super) struct Fresh(Mutex<Observer>);
+
+impl Fresh {
+    pub(super) fn new(host: &HostRoot) -> Self {
+        Self(Mutex::new(Observer::new(host.clone())))
+    }
+}
 
 impl Eyes for Fresh {
-    fn observe(&self, _host: &HostRoot, _policy: &Policy, _device: &KernelName) -> Observation {
-        Observation::default()
+    fn observe(&self, host: &HostRoot, policy: &Policy, device: &KernelName) -> Observation {
+        let mut observation = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .observe(policy);
+        match observe_device_fresh(host, device, policy) {
+            Ok(seen) => {
+                observation.devices.insert(device.clone(), seen);
+            }
+            Err(error) => {
+                observation.devices.remove(device);
+                observation.host.errors.push(error);
+            }
+        }
+        observation
     }
 
     fn classify(&self, _observation: &Observation, _policy: &Policy) -> Classification {

@@ -156,7 +156,13 @@ pub fn apply_locked(
     policy: &Policy,
     progress: &dyn Progress,
 ) -> Result<Vec<Outcome>, ApplyError> {
-    run(plan, host, policy, progress, Box::new(look_again::Fresh))
+    run(
+        plan,
+        host,
+        policy,
+        progress,
+        Box::new(look_again::Fresh::new(host)),
+    )
 }
 
 fn run(
