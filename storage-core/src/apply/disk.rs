@@ -9,20 +9,21 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 use super::error::ApplyError;
-use super::filesystem::{self, Stage, Target};
+use super::filesystem::{self, ShownPartition, Stage, Target};
 use super::lock::Locked;
 use super::look_again::{Clearance, Eyes, Phase, Purpose, Right, look_again, wait_until_free};
 use super::mount::{self, MountOptions};
+use super::watch::Watch;
 use super::{Effect, Outcome, persist};
 use crate::host::HostRoot;
-use crate::model::{FilesystemKind, Layout, OwnStage, Persist, Policy};
+use crate::model::{FilesystemKind, KernelName, Layout, OwnClaim, OwnStage, Persist, Policy};
 use crate::observe::proof::WINDOW;
 use crate::observe::read::ReadAt;
 use crate::ondisk::gpt::{PartitionMark, TableImage};
 use crate::ondisk::record::{RecordBlock, RecordState, filesystem_range};
 use crate::ondisk::{commit_writes, record_write};
 use crate::plan::{Basis, DiskPlan, Step};
-use crate::progress::{Event, Progress};
+use crate::progress::Event;
 use crate::sys;
 
 /// Longest wait for the kernel and devtmpfs or udev to show a partition.
@@ -32,12 +33,11 @@ const FREE_WAIT: Duration = Duration::from_secs(20);
 /// Bytes zeroed at either end of each old partition, and around each old signature.
 const WIPE_GRAIN: u64 = 1 << 20;
 
-/// What all disks of one run share.
-pub(super) struct Run<'a> {
-    pub(super) host: &'a HostRoot,
-    pub(super) policy: &'a Policy,
-    pub(super) progress: &'a dyn Progress,
-    pub(super) eyes: &'a dyn Eyes,
+/// What all disks of one run share. Owned: a thread that is stuck outlives the call.
+pub(super) struct Run {
+    pub(super) host: HostRoot,
+    pub(super) policy: Policy,
+    pub(super) eyes: Box<dyn Eyes>,
     /// Held while files of the host are changed: mount root, fstab, units.
     pub(super) files: Mutex<()>,
 }
@@ -56,7 +56,7 @@ impl Done {
         }
     }
 
-    fn already(text: impl fmt::Display) -> Self {
+    fn already_so(text: impl fmt::Display) -> Self {
         Self {
             changed: false,
             text: text.to_string(),
@@ -66,56 +66,56 @@ impl Done {
 
 /// One disk on its way through its steps.
 struct Work<'a> {
-    run: &'a Run<'a>,
+    run: &'a Run,
     plan: &'a DiskPlan,
+    watch: &'a Watch,
     locked: Locked,
     phase: Phase,
 }
 
 /// Carries out the steps of one disk, up to the first that fails.
-pub(super) fn work(run: &Run<'_>, plan: &DiskPlan) -> Vec<Outcome> {
-    let mut outcomes = Vec::new();
+pub(super) fn work(run: &Run, plan: &DiskPlan, watch: &Watch) -> Result<(), ApplyError> {
     let mut work: Option<Work<'_>> = None;
     for step in &plan.steps {
-        run.progress.event(&Event::StepStarted {
+        watch.tell(Event::StepStarted {
             device: plan.device.clone(),
             name: plan.name.clone(),
             step: step.id(),
-        });
+        })?;
         let began = Instant::now();
         let done = match &mut work {
             Some(work) => work.step(step),
-            None => check_plan(plan)
-                .and_then(|()| Work::begin(run, plan))
-                .and_then(|begun| work.insert(begun).step(step)),
+            None => Work::begin(run, plan, watch).and_then(|begun| work.insert(begun).step(step)),
         };
         let (effect, text) = match done {
-            Ok(Done { changed, text }) => (
-                if changed {
-                    Effect::Changed
-                } else {
-                    Effect::AlreadySo
-                },
+            Ok(Done {
+                changed: true,
                 text,
-            ),
+            }) => (Effect::Changed, text),
+            Ok(Done {
+                changed: false,
+                text,
+            }) => (Effect::AlreadySo, text),
             Err(error) => (effect_of(&error), step.to_string()),
         };
-        let outcome = Outcome {
+        let stop = !matches!(effect, Effect::Changed | Effect::AlreadySo);
+        if stop {
+            // The lock goes first, so that nobody is told of an end that is none yet.
+            work = None;
+        }
+        watch.tell(Event::StepEnded(Outcome {
             device: plan.device.clone(),
             name: plan.name.clone(),
             step: step.id(),
             effect,
             text,
             elapsed: began.elapsed(),
-        };
-        let stop = !matches!(outcome.effect, Effect::Changed | Effect::AlreadySo);
-        run.progress.event(&Event::StepEnded(outcome.clone()));
-        outcomes.push(outcome);
+        }))?;
         if stop {
             break;
         }
     }
-    outcomes
+    Ok(())
 }
 
 /// What an error means for the step.
@@ -146,12 +146,14 @@ fn writes(step: &Step) -> bool {
 }
 
 impl<'a> Work<'a> {
-    fn begin(run: &'a Run<'a>, plan: &'a DiskPlan) -> Result<Self, ApplyError> {
+    fn begin(run: &'a Run, plan: &'a DiskPlan, watch: &'a Watch) -> Result<Self, ApplyError> {
+        check_plan(plan)?;
         let writable = plan.steps.iter().any(writes);
         Ok(Self {
             run,
             plan,
-            locked: Locked::take(run.host, &plan.device, plan.dev, writable)?,
+            watch,
+            locked: Locked::take(&run.host, &plan.device, plan.dev, writable)?,
             phase: Phase::Untouched,
         })
     }
@@ -172,22 +174,15 @@ impl<'a> Work<'a> {
 
     fn look(&self, purpose: Purpose) -> Result<Clearance<'_>, ApplyError> {
         look_again(
-            self.run.eyes,
-            self.run.host,
-            self.run.policy,
+            self.run.eyes.as_ref(),
+            &self.run.host,
+            &self.run.policy,
             self.plan,
             &self.locked,
             &self.phase,
             purpose,
-            self.run.progress,
+            self.watch,
         )
-    }
-
-    fn announce(&self, what: &'static str) {
-        self.run.progress.event(&Event::Writing {
-            device: self.plan.device.clone(),
-            what,
-        });
     }
 
     fn bad_plan(&self, what: impl fmt::Display) -> ApplyError {
@@ -215,12 +210,7 @@ impl<'a> Work<'a> {
         };
         let ranges = wipe_ranges(&clearance, &self.locked);
         for (offset, length) in &ranges {
-            clearance.zero(
-                *offset,
-                *length,
-                "zeros over the old content",
-                self.run.progress,
-            )?;
+            clearance.zero(*offset, *length, "zeros over the old content", self.watch)?;
         }
         clearance.flush()?;
         let bytes: u64 = ranges.iter().map(|r| r.1).sum();
@@ -250,10 +240,7 @@ impl<'a> Work<'a> {
             }
         };
         let record = self.new_record(layout, overwrote, clearance.seen())?;
-        clearance.write(
-            &record_write(&record, RecordState::Begun),
-            self.run.progress,
-        )?;
+        clearance.write(&record_write(&record, RecordState::Begun), self.watch)?;
         clearance.flush()?;
         self.phase = Phase::Ours(Box::new(record));
         Ok(Done::changed(format!(
@@ -328,8 +315,7 @@ impl<'a> Work<'a> {
         }
         let record = claim.record.clone();
         let image = TableImage::new(&record).map_err(|what| self.bad_plan(what))?;
-        let wrote =
-            clearance.write_missing(&image.writes(PartitionMark::Preparing), self.run.progress)?;
+        let wrote = clearance.write_missing(&image.writes(PartitionMark::Preparing), self.watch)?;
         clearance.flush()?;
         self.phase = Phase::Ours(Box::new(record));
         self.table_is_whole(&image)?;
@@ -355,85 +341,101 @@ impl<'a> Work<'a> {
     fn show_partition(&mut self) -> Result<Done, ApplyError> {
         let clearance = self.look(Purpose::Use)?;
         let claim = clearance.claim()?.clone();
-        self.phase = Phase::Ours(Box::new(claim.record.clone()));
         if claim.layout() != Layout::Gpt {
             return Err(self.bad_plan("the disk has no partition to show"));
         }
-        if let Some(target) = self.partition(&claim.record)? {
-            return Ok(Done::already(format!("{} is there", target.node.display())));
+        self.phase = Phase::Ours(Box::new(claim.record.clone()));
+        let (target, changed) = self.show(&claim)?;
+        let text = format!("the kernel shows {}", target.node.display());
+        Ok(Done { changed, text })
+    }
+
+    /// Makes the kernel show the partition of this claim. On an unfinished disk, which has no other, those that
+    /// the kernel still shows of a table that is gone are forgotten; in use by anybody, they stay and stop us.
+    fn show(&self, claim: &OwnClaim) -> Result<(Target, bool), ApplyError> {
+        let ready = claim.stage == OwnStage::Ready;
+        let ours = |shown: &ShownPartition| {
+            shown.number == 1
+                && shown.start == claim.start
+                && (shown.length == claim.length || (ready && shown.length > claim.length))
+        };
+        let mut changed = false;
+        for stale in self.shown()?.iter().filter(|shown| !ours(shown)) {
+            let object = self.run.host.dev.join(&stale.name).display().to_string();
+            if ready && stale.number != 1 {
+                continue;
+            }
+            if ready {
+                return Err(ApplyError::Refused {
+                    object,
+                    act: "use",
+                    why: format!(
+                        "the kernel shows {} bytes from {}, the record says {} from {}",
+                        stale.length, stale.start, claim.length, claim.start
+                    ),
+                    remedy: "make the kernel read the table again (partx --update), or reboot"
+                        .to_owned(),
+                });
+            }
+            self.watch
+                .writing("to the kernel, that an old partition is gone")?;
+            sys::forget_partition(self.locked.file(), stale.number)
+                .map_err(ApplyError::io(object, "forget"))?;
+            changed = true;
         }
-        self.announce("the partition, to the kernel");
-        match sys::add_partition(self.locked.file(), 1, claim.start, claim.length) {
-            Ok(()) => {}
-            // Somebody, udev for one, was faster; what they made is checked below.
-            Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) => {}
-            Err(error) => {
-                return Err(ApplyError::io(
-                    self.locked.node().display(),
-                    "show the partition of",
-                )(error));
+        if !self.shown()?.iter().any(ours) {
+            self.watch.writing("to the kernel, the partition")?;
+            match sys::add_partition(self.locked.file(), 1, claim.start, claim.length) {
+                Ok(()) => changed = true,
+                // Somebody, udev for one, was faster; what they made is looked at below.
+                Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) => {}
+                Err(error) => {
+                    return Err(ApplyError::io(
+                        self.locked.node().display(),
+                        "show the partition of",
+                    )(error));
+                }
             }
         }
         let began = Instant::now();
         loop {
-            match self.partition(&claim.record) {
-                Ok(Some(target)) => {
-                    return Ok(Done::changed(format!("showed {}", target.node.display())));
-                }
-                Ok(None) | Err(ApplyError::Io { .. }) if began.elapsed() < SHOW_WAIT => {
-                    thread::sleep(Duration::from_millis(10));
-                }
-                Ok(None) => {
-                    return Err(self.not_verified("the kernel does not show its partition"));
-                }
+            let shown = self.shown()?.into_iter().find(ours);
+            let opened = match shown {
+                Some(shown) => self.node_of(&shown),
+                None => Err(self.not_verified("the kernel does not show its partition")),
+            };
+            match opened {
+                Ok(target) => return Ok((target, changed)),
+                Err(_) if began.elapsed() < SHOW_WAIT => thread::sleep(Duration::from_millis(10)),
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// The kernel's partition of this record, its place and node checked; `None` when it shows none.
-    fn partition(&self, record: &RecordBlock) -> Result<Option<Target>, ApplyError> {
-        let sysfs = self
-            .run
-            .host
-            .sys
-            .join("class/block")
-            .join(self.plan.device.as_str());
-        let Some(shown) = filesystem::shown_partition(&sysfs, 1)? else {
-            return Ok(None);
-        };
-        if shown.start != record.start || shown.length != record.length {
-            return Err(ApplyError::Refused {
-                object: self.locked.node().display().to_string(),
-                act: "use its partition",
-                why: format!(
-                    "the kernel shows {} bytes from {}, the record says {} from {}",
-                    shown.length, shown.start, record.length, record.start
-                ),
-                remedy: "make the kernel read the table again (partx --update), or reboot"
-                    .to_owned(),
-            });
-        }
-        let name =
-            crate::model::KernelName::new(&shown.name).map_err(|error| self.not_verified(error))?;
+    fn shown(&self) -> Result<Vec<ShownPartition>, ApplyError> {
+        let disks = self.run.host.sys.join("class/block");
+        filesystem::shown_partitions(&disks.join(self.plan.device.as_str()))
+    }
+
+    /// The node of a partition, which devtmpfs or udev makes; its device number is checked.
+    fn node_of(&self, shown: &ShownPartition) -> Result<Target, ApplyError> {
+        let name = KernelName::new(&shown.name).map_err(|error| self.not_verified(error))?;
         let target = Target {
             node: self.run.host.dev.join(name.dev_path()),
             dev: shown.dev,
         };
         target.open()?;
-        Ok(Some(target))
+        Ok(target)
     }
 
     /// What carries the filesystem.
-    fn target(&self, record: &RecordBlock) -> Result<Target, ApplyError> {
-        match record.layout {
+    fn target(&self, claim: &OwnClaim) -> Result<Target, ApplyError> {
+        match claim.layout() {
             Layout::Disk => Ok(Target {
                 node: self.locked.node().to_path_buf(),
                 dev: self.locked.dev(),
             }),
-            Layout::Gpt => self
-                .partition(record)?
-                .ok_or_else(|| self.not_verified("the kernel does not show its partition")),
+            Layout::Gpt => Ok(self.show(claim)?.0),
         }
     }
 
@@ -457,24 +459,25 @@ impl<'a> Work<'a> {
             let image = TableImage::new(&record).map_err(|what| self.bad_plan(what))?;
             self.table_is_whole(&image)?;
         }
-        let target = self.target(&record)?;
+        let target = self.target(claim)?;
         let formatting = record_write(&record, RecordState::Formatting);
-        clearance.write_missing(&[formatting], self.run.progress)?;
+        clearance.write_missing(&[formatting], self.watch)?;
         clearance.flush()?;
         let discard = clearance.seen().discard == Some(true);
-        clearance.announce("the filesystem", self.run.progress);
+        self.watch.writing("the filesystem")?;
         filesystem::make(
             &target,
             &record,
             discard,
             again || record.overwrote,
             &mut |elapsed, note| {
-                self.run.progress.event(&Event::StepProgress {
+                let told = self.watch.tell(Event::StepProgress {
                     device: self.plan.device.clone(),
                     step: "make-filesystem",
                     elapsed,
                     note: note.to_owned(),
                 });
+                told.is_ok()
             },
         )?;
         clearance.flush()?;
@@ -491,14 +494,14 @@ impl<'a> Work<'a> {
         let clearance = self.look(Purpose::Write)?;
         let claim = clearance.claim()?;
         let record = claim.record.clone();
-        let target = self.target(&record)?;
+        let target = self.target(claim)?;
         filesystem::check_superblock(&target, &record)?;
         match claim.stage {
             OwnStage::Formatting => {
-                clearance.announce("the record in the filesystem", self.run.progress);
+                self.watch.writing("the record in the filesystem")?;
                 let stage = Stage::mount(&target, record.filesystem, false)?;
                 stage.write(&record)?;
-                clearance.announce("the end of the filesystem's journal", self.run.progress);
+                self.watch.writing("the end of the filesystem's journal")?;
                 drop(stage);
                 wait_until_free(&target.node, target.dev, FREE_WAIT)?;
             }
@@ -512,7 +515,7 @@ impl<'a> Work<'a> {
         }
         clearance.flush()?;
         let writes = commit_writes(&record).map_err(|what| self.bad_plan(what))?;
-        let wrote = clearance.write_missing(&writes, self.run.progress)?;
+        let wrote = clearance.write_missing(&writes, self.watch)?;
         clearance.flush()?;
         self.phase = Phase::Ours(Box::new(record));
         self.expect_ready()?;
@@ -530,8 +533,7 @@ impl<'a> Work<'a> {
         }
         let record = claim.record.clone();
         let image = TableImage::new(&record).map_err(|what| self.bad_plan(what))?;
-        let wrote =
-            clearance.write_missing(&image.writes(PartitionMark::Ready), self.run.progress)?;
+        let wrote = clearance.write_missing(&image.writes(PartitionMark::Ready), self.watch)?;
         clearance.flush()?;
         self.phase = Phase::Ours(Box::new(record));
         let again = self.look(Purpose::Use)?;
@@ -546,7 +548,7 @@ impl<'a> Work<'a> {
 
     /// The mount point that the plan names must be the one that the disk's name gives.
     fn check_point(&self, point: &std::path::Path) -> Result<(), ApplyError> {
-        if point == crate::plan::mount_point(self.run.policy, &self.plan.name) {
+        if point == crate::plan::mount_point(&self.run.policy, &self.plan.name) {
             return Ok(());
         }
         Err(self.bad_plan(format!("{} is not its mount point", point.display())))
@@ -555,7 +557,7 @@ impl<'a> Work<'a> {
     fn mount(&mut self, point: &std::path::Path) -> Result<Done, ApplyError> {
         self.check_point(point)?;
         let clearance = self.look(Purpose::Use)?;
-        let claim = clearance.claim()?;
+        let claim = clearance.claim()?.clone();
         if claim.stage != OwnStage::Ready {
             return Err(self.bad_plan("the disk is not finished"));
         }
@@ -572,16 +574,16 @@ impl<'a> Work<'a> {
                 remedy: "change mountOptions".to_owned(),
             }
         })?;
-        let target = self.target(&record)?;
+        let target = self.target(&claim)?;
         let occupied = |why: String| ApplyError::Refused {
             object: point.display().to_string(),
             act: "mount",
             why,
             remedy: "unmount it".to_owned(),
         };
-        let mounts = mount::mounts_at(self.run.host, point)?;
+        let mounts = mount::mounts_at(&self.run.host, point)?;
         if mount::is_ours(&mounts, target.dev).map_err(occupied)? {
-            return Ok(Done::already(format!("mounted at {}", point.display())));
+            return Ok(Done::already_so(format!("mounted at {}", point.display())));
         }
         // Mounted elsewhere or held by anybody, it is not ours to mount now.
         drop(super::lock::open_node(
@@ -591,7 +593,8 @@ impl<'a> Work<'a> {
             true,
         )?);
         filesystem::check_superblock(&target, &record)?;
-        self.announce("a look at the record in the filesystem");
+        self.watch
+            .writing("a look at the record in the filesystem")?;
         Stage::mount(&target, record.filesystem, true)?.check(&record)?;
         wait_until_free(&target.node, target.dev, FREE_WAIT)?;
         let prepared = {
@@ -600,11 +603,11 @@ impl<'a> Work<'a> {
                 .files
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            self.announce("the mount point");
-            mount::prepare_point(self.run.host, self.run.policy, point)?
+            self.watch.writing("the mount point")?;
+            mount::prepare_point(&self.run.host, &self.run.policy, point)?
         };
-        self.announce("the mount");
-        prepared.mount(self.run.host, &target, record.filesystem, &options)?;
+        self.watch.writing("the mount")?;
+        prepared.mount(&self.run.host, &target, record.filesystem, &options)?;
         let mut text = format!("mounted {} at {}", target.node.display(), point.display());
         if let Some(why) = prepared.unprotected {
             text.push_str("; its mount point is not protected: ");
@@ -627,14 +630,14 @@ impl<'a> Work<'a> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let done = persist::persist(
-            self.run.host,
+            &self.run.host,
             &persist::Wanted {
                 how,
                 point,
                 record: &record,
                 options: &self.run.policy.mount_options,
             },
-            &mut |what| self.announce(what),
+            &mut |what| self.watch.writing(what),
         )?;
         let mut text = Step::Persist {
             how,

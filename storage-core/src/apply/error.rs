@@ -88,6 +88,25 @@ pub enum ApplyError {
         /// What was seen instead.
         what: String,
     },
+    /// Nothing was heard of the disk for too long.
+    #[error(
+        "{device}: {step}: no sign of life for {} s, given up; the disk may hang, see the kernel's log",
+        limit.as_secs()
+    )]
+    Stalled {
+        /// The disk.
+        device: String,
+        /// The step it is in.
+        step: &'static str,
+        /// How long it may be silent.
+        limit: Duration,
+    },
+    /// The work on the disk was given up: it must not go on.
+    #[error("{device}: apply: given up meanwhile; run again")]
+    Abandoned {
+        /// The disk.
+        device: String,
+    },
     /// The plan cannot be carried out as it stands: it was not made by this version's planner.
     #[error("{object}: apply: {what}; plan again")]
     BadPlan {
@@ -122,7 +141,10 @@ impl ApplyError {
             | Self::Busy { .. }
             | Self::BadPlan { .. } => Retry::Later,
             // The device or host may recover; each pass looks anew.
-            Self::Io { .. } | Self::NotVerified { .. } => Retry::Later,
+            Self::Io { .. }
+            | Self::NotVerified { .. }
+            | Self::Stalled { .. }
+            | Self::Abandoned { .. } => Retry::Later,
             Self::Tool(error) => error.retry(),
             // Somebody must act.
             Self::Refused { .. } | Self::NotRoot { .. } => Retry::AfterChange,
@@ -143,6 +165,8 @@ impl ApplyError {
             | Self::DiskLocked { .. }
             | Self::Io { .. }
             | Self::NotVerified { .. }
+            | Self::Stalled { .. }
+            | Self::Abandoned { .. }
             | Self::BadPlan { .. } => false,
         }
     }

@@ -157,7 +157,7 @@ pub struct Printed {
 }
 
 /// Runs a tool to its end. `beat` is told, every two seconds, the time since the start and the last line of
-/// what it said on standard error.
+/// what it said on standard error; the tool is killed when it answers `false`.
 ///
 /// # Errors
 /// [`ToolError`], for everything but exit status 0.
@@ -165,7 +165,7 @@ pub fn run(
     tool: Tool,
     args: &[&str],
     limit: Duration,
-    beat: &mut dyn FnMut(Duration, &str),
+    beat: &mut dyn FnMut(Duration, &str) -> bool,
 ) -> Result<Printed, ToolError> {
     let path = tool.find()?;
     run_path(&path, args, limit, beat)
@@ -175,7 +175,7 @@ fn run_path(
     path: &Path,
     args: &[&str],
     limit: Duration,
-    beat: &mut dyn FnMut(Duration, &str),
+    beat: &mut dyn FnMut(Duration, &str) -> bool,
 ) -> Result<Printed, ToolError> {
     let shown = Shown(path, args).to_string();
     let mut command = Command::new(path);
@@ -230,7 +230,7 @@ fn wait(
     began: Instant,
     limit: Duration,
     errors: &Stream,
-    beat: &mut dyn FnMut(Duration, &str),
+    beat: &mut dyn FnMut(Duration, &str) -> bool,
 ) -> std::io::Result<Option<ExitStatus>> {
     let mut pause = Duration::from_millis(1);
     let mut next = HEARTBEAT;
@@ -239,7 +239,12 @@ fn wait(
             return Ok(Some(status));
         }
         let elapsed = began.elapsed();
-        if elapsed >= limit {
+        let mut unwanted = false;
+        if elapsed >= next {
+            next = elapsed + HEARTBEAT;
+            unwanted = !beat(elapsed, &errors.last_line());
+        }
+        if elapsed >= limit || unwanted {
             let pid = i32::try_from(child.id()).map_err(std::io::Error::other)?;
             killpg(Pid::from_raw(pid), Signal::SIGKILL)?;
             // A process that hangs in the kernel cannot be reaped: it is left, never waited for.
@@ -250,10 +255,6 @@ fn wait(
                 thread::sleep(Duration::from_millis(10));
             }
             return Ok(None);
-        }
-        if elapsed >= next {
-            next = elapsed + HEARTBEAT;
-            beat(elapsed, &errors.last_line());
         }
         thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
@@ -382,7 +383,9 @@ mod tests {
     use super::*;
 
     fn sh(script: &str, limit: Duration) -> Result<Printed, ToolError> {
-        run_path(Path::new("/bin/sh"), &["-c", script], limit, &mut |_, _| {})
+        run_path(Path::new("/bin/sh"), &["-c", script], limit, &mut |_, _| {
+            true
+        })
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub(super) fn make(
     record: &RecordBlock,
     discard: bool,
     again: bool,
-    beat: &mut dyn FnMut(Duration, &str),
+    beat: &mut dyn FnMut(Duration, &str) -> bool,
 ) -> Result<(), ApplyError> {
     let node = target.node.display().to_string();
     let uuid = record.filesystem_uuid().to_string();
@@ -351,54 +351,64 @@ impl Stage {
     }
 }
 
-/// Name of the kernel's partition that starts at `start` and has `length` bytes, number 1.
+/// A partition as the kernel shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ShownPartition {
+    pub(super) number: u32,
     pub(super) name: String,
     pub(super) dev: DevNum,
+    /// First byte.
     pub(super) start: u64,
+    /// Length in bytes.
     pub(super) length: u64,
 }
 
-/// Partition `number` of a disk as sysfs shows it; `None` when it shows none.
-pub(super) fn shown_partition(
-    sysfs_disk: &Path,
-    number: u32,
-) -> Result<Option<ShownPartition>, ApplyError> {
-    let number = number.to_string();
+/// The partitions of a disk that sysfs shows, by number.
+pub(super) fn shown_partitions(sysfs_disk: &Path) -> Result<Vec<ShownPartition>, ApplyError> {
     let list = || ApplyError::io(sysfs_disk.display(), "list");
+    let mut shown = Vec::new();
     for entry in sysfs_disk.read_dir().map_err(list())? {
         let entry = entry.map_err(list())?;
-        let dir = entry.path();
-        let read = |file: &str| -> Result<Option<String>, ApplyError> {
-            match std::fs::read_to_string(dir.join(file)) {
-                Ok(text) => Ok(Some(text.trim().to_owned())),
-                Err(error) => match error.raw_os_error() {
-                    Some(nix::libc::ENOENT | nix::libc::ENOTDIR | nix::libc::ENODEV) => Ok(None),
-                    _ => Err(ApplyError::io(dir.join(file).display(), "read")(error)),
-                },
-            }
-        };
-        if read("partition")?.as_ref() != Some(&number) {
-            continue;
+        if let Some(partition) = shown_partition(&entry.path())? {
+            shown.push(partition);
         }
-        let bad = |file: &str| ApplyError::NotVerified {
-            object: dir.join(file).display().to_string(),
-            what: "it makes no sense".to_owned(),
-        };
-        let sectors = |file: &str| -> Result<u64, ApplyError> {
-            read(file)?
-                .and_then(|text| text.parse::<u64>().ok())
-                .and_then(|sectors| sectors.checked_mul(512))
-                .ok_or_else(|| bad(file))
-        };
-        return Ok(Some(ShownPartition {
-            name: entry.file_name().to_string_lossy().into_owned(),
-            dev: read("dev")?
-                .and_then(|text| DevNum::parse(&text))
-                .ok_or_else(|| bad("dev"))?,
-            start: sectors("start")?,
-            length: sectors("size")?,
-        }));
     }
-    Ok(None)
+    shown.sort_by_key(|partition| partition.number);
+    Ok(shown)
+}
+
+/// The partition of a sysfs directory; `None` when it is none, or gone again.
+fn shown_partition(dir: &Path) -> Result<Option<ShownPartition>, ApplyError> {
+    let read = |file: &str| -> Result<Option<String>, ApplyError> {
+        match std::fs::read_to_string(dir.join(file)) {
+            Ok(text) => Ok(Some(text.trim().to_owned())),
+            Err(error) => match error.raw_os_error() {
+                Some(nix::libc::ENOENT | nix::libc::ENOTDIR | nix::libc::ENODEV) => Ok(None),
+                _ => Err(ApplyError::io(dir.join(file).display(), "read")(error)),
+            },
+        }
+    };
+    let Some(number) = read("partition")? else {
+        return Ok(None);
+    };
+    let (Some(dev), Some(start), Some(size)) = (read("dev")?, read("start")?, read("size")?) else {
+        return Ok(None);
+    };
+    let sectors = |text: &str| text.parse::<u64>().ok()?.checked_mul(512);
+    let parsed = || {
+        Some(ShownPartition {
+            number: number.parse().ok()?,
+            name: dir.file_name()?.to_str()?.to_owned(),
+            dev: DevNum::parse(&dev)?,
+            start: sectors(&start)?,
+            length: sectors(&size)?,
+        })
+    };
+    match parsed() {
+        Some(partition) => Ok(Some(partition)),
+        None => Err(ApplyError::NotVerified {
+            object: dir.display().to_string(),
+            what: "number, device number, start or size makes no sense".to_owned(),
+        }),
+    }
 }

@@ -102,7 +102,7 @@ fn holder(file: &mut File) -> String {
             "process {pid} ({})",
             command
                 .chars()
-                .filter(|c| c.is_ascii_graphic())
+                .filter(char::is_ascii_graphic)
                 .take(40)
                 .collect::<String>()
         ),
@@ -285,27 +285,4 @@ pub(super) fn open_node(
         });
     }
     Ok(file)
-}
-
-#[cfg(test)]
-pub(super) struct Probe(File);
-
-#[cfg(test)]
-impl Probe {
-    pub(super) fn open(host: &HostRoot, device: &KernelName, dev: DevNum) -> Self {
-        Self(open_node(&host.dev.join(device.dev_path()), dev, false, false).unwrap())
-    }
-}
-
-#[cfg(test)]
-impl ReadAt for Probe {
-    fn size(&self) -> u64 {
-        sys::size(&self.0).unwrap()
-    }
-    fn logical_sector(&self) -> u32 {
-        sys::logical_sector(&self.0).unwrap()
-    }
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(&self.0, buf, offset)
-    }
 }

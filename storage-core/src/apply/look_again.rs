@@ -10,6 +10,7 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -17,6 +18,7 @@ use serde::Deserialize;
 use super::error::ApplyError;
 use super::exec::{self, Tool};
 use super::lock::{Locked, open_node};
+use super::watch::Watch;
 use crate::host::HostRoot;
 use crate::model::{
     Blankness, BlockDevice, Classification, DevNum, KernelName, Observation, Own, OwnClaim,
@@ -24,10 +26,11 @@ use crate::model::{
 };
 use crate::observe::proof::{BlankProof, Finding, WINDOW, prove, prove_range};
 use crate::observe::read::ReadAt;
+use crate::observe::{Observer, observe_device_fresh};
 use crate::ondisk::gpt::Write;
 use crate::ondisk::record::RecordBlock;
 use crate::plan::{Basis, DiskPlan};
-use crate::progress::{Event, Progress};
+use crate::progress::Event;
 use crate::sys;
 
 /// What we have done to the disk so far in this run, and so what it must look like now.
@@ -89,10 +92,10 @@ impl<'l> Clearance<'l> {
     }
 
     /// Writes one sector and waits until the disk has it.
-    pub(super) fn write(&self, write: &Write, progress: &dyn Progress) -> Result<(), ApplyError> {
+    pub(super) fn write(&self, write: &Write, watch: &Watch) -> Result<(), ApplyError> {
         use std::os::unix::fs::FileExt;
         self.check_writable()?;
-        self.announce(write.what, progress);
+        watch.writing(write.what)?;
         let node = self.locked.node().display();
         let object = || format!("{node} at byte {}", write.offset);
         self.locked
@@ -109,7 +112,7 @@ impl<'l> Clearance<'l> {
     pub(super) fn write_missing(
         &self,
         writes: &[Write],
-        progress: &dyn Progress,
+        watch: &Watch,
     ) -> Result<bool, ApplyError> {
         let mut wrote = false;
         for write in writes {
@@ -121,7 +124,7 @@ impl<'l> Clearance<'l> {
                     "read",
                 ))?;
             if now != write.bytes {
-                self.write(write, progress)?;
+                self.write(write, watch)?;
                 wrote = true;
             }
         }
@@ -134,10 +137,10 @@ impl<'l> Clearance<'l> {
         offset: u64,
         length: u64,
         what: &'static str,
-        progress: &dyn Progress,
+        watch: &Watch,
     ) -> Result<(), ApplyError> {
         self.check_writable()?;
-        self.announce(what, progress);
+        watch.writing(what)?;
         sys::zero_out(self.locked.file(), offset, length).map_err(ApplyError::io(
             format!("{} at byte {offset}", self.locked.node().display()),
             "zero",
@@ -152,14 +155,6 @@ impl<'l> Clearance<'l> {
             .sync_all()
             .and_then(|()| sys::flush_buffers(self.locked.file()))
             .map_err(ApplyError::io(node, "flush"))
-    }
-
-    /// Tells that a write is about to happen.
-    pub(super) fn announce(&self, what: &'static str, progress: &dyn Progress) {
-        progress.event(&Event::Writing {
-            device: self.locked.device().clone(),
-            what,
-        });
     }
 
     fn check_writable(&self) -> Result<(), ApplyError> {
@@ -183,7 +178,7 @@ pub(super) enum Purpose {
 }
 
 /// How the host is looked at: whole and fresh each time.
-pub(super) trait Eyes: Sync {
+pub(super) trait Eyes: Send + Sync {
     /// Observes. `device` is the disk that will be acted upon.
     fn observe(&self, host: &HostRoot, policy: &Policy, device: &KernelName) -> Observation;
 
@@ -191,12 +186,33 @@ pub(super) trait Eyes: Sync {
     fn classify(&self, observation: &Observation, policy: &Policy) -> Classification;
 }
 
-/// The real ones.
-pub(super) struct Fresh;
+/// The real ones. Contents of other disks, which cannot hurt them, may come from the memory of this run; the disk
+/// that will be acted upon is read anew each time.
+pub(super) struct Fresh(Mutex<Observer>);
+
+impl Fresh {
+    pub(super) fn new(host: &HostRoot) -> Self {
+        Self(Mutex::new(Observer::new(host.clone())))
+    }
+}
 
 impl Eyes for Fresh {
-    fn observe(&self, _host: &HostRoot, _policy: &Policy, _device: &KernelName) -> Observation {
-        Observation::default()
+    fn observe(&self, host: &HostRoot, policy: &Policy, device: &KernelName) -> Observation {
+        let mut observation = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .observe(policy);
+        match observe_device_fresh(host, device, policy) {
+            Ok(seen) => {
+                observation.devices.insert(device.clone(), seen);
+            }
+            Err(error) => {
+                observation.devices.remove(device);
+                observation.host.errors.push(error);
+            }
+        }
+        observation
     }
 
     fn classify(&self, _observation: &Observation, _policy: &Policy) -> Classification {
@@ -214,7 +230,7 @@ pub(super) fn look_again<'l>(
     locked: &'l Locked,
     phase: &Phase,
     purpose: Purpose,
-    progress: &dyn Progress,
+    watch: &Watch,
 ) -> Result<Clearance<'l>, ApplyError> {
     let object = || locked.node().display().to_string();
     let changed = |what: String| ApplyError::Changed {
@@ -265,7 +281,7 @@ pub(super) fn look_again<'l>(
                     if !verdict.needs_proof && verdict.kind != VerdictKind::Blank {
                         return Err(changed(differs(verdict, "Blank")));
                     }
-                    let proof = prove_now(locked, policy, progress)?;
+                    let proof = prove_now(locked, policy, watch)?;
                     let blank = Blankness::Proven(proof.clone());
                     if let Some(seen) = observation.devices.get_mut(&plan.device) {
                         seen.content.blank = blank;
@@ -276,7 +292,7 @@ pub(super) fn look_again<'l>(
                         Some(v) => return Err(changed(differs(v, "Blank"))),
                         None => return Err(changed("it has no verdict".into())),
                     }
-                    second_witness(locked, progress)?;
+                    second_witness(locked, watch)?;
                     Right::Blank(proof)
                 }
                 Basis::Approved { hash } => {
@@ -337,12 +353,9 @@ fn exclusive(
     Ok(())
 }
 
-fn prove_now(
-    locked: &Locked,
-    policy: &Policy,
-    progress: &dyn Progress,
-) -> Result<BlankProof, ApplyError> {
+fn prove_now(locked: &Locked, policy: &Policy, watch: &Watch) -> Result<BlankProof, ApplyError> {
     let mut told = 0;
+    let mut heard = Ok(());
     let finding = prove(
         locked,
         &locked.node().display().to_string(),
@@ -350,9 +363,9 @@ fn prove_now(
         policy.samples,
         &mut |done, total| {
             // Once per 64 MiB is enough for a person.
-            if done >> 26 != told {
+            if heard.is_ok() && done >> 26 != told {
                 told = done >> 26;
-                progress.event(&Event::Proof {
+                heard = watch.tell(Event::Proof {
                     device: locked.device().clone(),
                     done,
                     total,
@@ -360,6 +373,7 @@ fn prove_now(
             }
         },
     );
+    heard?;
     match finding {
         Finding::Blank(proof) => Ok(proof),
         Finding::Data { offset } => Err(ApplyError::Changed {
@@ -388,20 +402,14 @@ struct WipefsSignature {
 }
 
 /// Law 3's second witness. It may veto and never acquit, so its silence adds nothing to the proof.
-fn second_witness(locked: &Locked, progress: &dyn Progress) -> Result<(), ApplyError> {
+fn second_witness(locked: &Locked, watch: &Watch) -> Result<(), ApplyError> {
     let node = locked.node().display().to_string();
+    watch.writing("nothing: wipefs is asked")?;
     let printed = exec::run(
         Tool::Wipefs,
         &["--no-act", "--json", &node],
         Duration::from_secs(60),
-        &mut |elapsed, note| {
-            progress.event(&Event::StepProgress {
-                device: locked.device().clone(),
-                step: "look-again",
-                elapsed,
-                note: note.to_owned(),
-            });
-        },
+        &mut |_, _| true,
     )?;
     let text = printed.stdout.trim();
     if text.is_empty() {

@@ -5,6 +5,9 @@
 //! whole-disk node is locked, and before each step the host is observed and classified anew: what differs from
 //! what the plan rests on ends the work on that disk before anything is written.
 //!
+//! The caller's thread takes note of every write before it is made. A disk of which nothing is heard for five
+//! minutes is given up: its thread cannot be stopped, but whenever it comes back it may not write any more.
+//!
 //! # The crash protocol
 //!
 //! Each line is one write of ours, followed by a flush, in the order in which they are made. The last column
@@ -38,8 +41,7 @@
 //! it still running, it would hold the device exclusively, and the next run's look would refuse.
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -58,6 +60,7 @@ mod lock;
 mod look_again;
 pub mod mount;
 mod persist;
+mod watch;
 
 pub use error::ApplyError;
 pub use lock::HostLock;
@@ -153,7 +156,13 @@ pub fn apply_locked(
     policy: &Policy,
     progress: &dyn Progress,
 ) -> Result<Vec<Outcome>, ApplyError> {
-    run(plan, host, policy, progress, &look_again::Fresh)
+    run(
+        plan,
+        host,
+        policy,
+        progress,
+        Box::new(look_again::Fresh::new(host)),
+    )
 }
 
 fn run(
@@ -161,7 +170,7 @@ fn run(
     host: &HostRoot,
     policy: &Policy,
     progress: &dyn Progress,
-    eyes: &dyn look_again::Eyes,
+    eyes: Box<dyn look_again::Eyes>,
 ) -> Result<Vec<Outcome>, ApplyError> {
     if host.dump {
         return Err(ApplyError::Dump);
@@ -170,38 +179,29 @@ fn run(
     if !uid.is_root() {
         return Err(ApplyError::NotRoot { uid: uid.as_raw() });
     }
-    let run = disk::Run {
-        host,
-        policy,
-        progress,
+    let run = Arc::new(disk::Run {
+        host: host.clone(),
+        policy: policy.clone(),
         eyes,
         files: Mutex::new(()),
-    };
-    let workers = usize::try_from(policy.parallel.clamp(1, 64))
-        .unwrap_or(1)
-        .min(plan.disks.len());
-    let next = AtomicUsize::new(0);
-    let done: Mutex<Vec<(usize, Vec<Outcome>)>> = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let index = next.fetch_add(1, Ordering::Relaxed)
-                    && let Some(disk) = plan.disks.get(index)
-                {
-                    let outcomes = disk::work(&run, disk);
-                    done.lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push((index, outcomes));
-                }
-            });
-        }
     });
-    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    done.sort_by_key(|(index, _)| *index);
-    Ok(done
-        .into_iter()
-        .flat_map(|(_, outcomes)| outcomes)
-        .collect())
+    let disks = Arc::new(plan.disks.clone());
+    let parallel = usize::try_from(policy.parallel.clamp(1, 64)).unwrap_or(1);
+    let start = |index, watch| {
+        let (run, disks) = (Arc::clone(&run), Arc::clone(&disks));
+        thread::Builder::new()
+            .name("apply".to_owned())
+            .spawn(move || {
+                let Some(plan) = disks.get(index) else {
+                    return;
+                };
+                if let Err(error) = disk::work(&run, plan, &watch) {
+                    tracing::warn!(device = %plan.device, %error, "the work on a disk ended unheard");
+                }
+            })
+            .map(drop)
+    };
+    Ok(watch::Watcher::new(plan).watch(parallel, progress, start))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use super::error::ApplyError;
 use super::filesystem::Target;
 use crate::host::HostRoot;
 use crate::model::{DevNum, FilesystemKind, Mount, Policy};
+use crate::observe::mounts::parse_mountinfo;
 use crate::persist::FIXED_OPTIONS;
 use crate::sys;
 
@@ -343,10 +344,13 @@ fn refuse_entries(dir: &OwnedFd, point: &Path) -> Result<(), ApplyError> {
 pub(super) fn mounts_at(host: &HostRoot, point: &Path) -> Result<Vec<Mount>, ApplyError> {
     let path = host.proc.join("1/mountinfo");
     let text = std::fs::read(&path).map_err(ApplyError::io(path.display(), "read"))?;
-    let mounts = interim_parse(&text).map_err(|cause| ApplyError::NotVerified {
-        object: path.display().to_string(),
-        what: cause.to_string(),
-    })?;
+    let (mounts, errors) = parse_mountinfo(&text);
+    if let Some(error) = errors.first() {
+        return Err(ApplyError::NotVerified {
+            object: path.display().to_string(),
+            what: error.to_string(),
+        });
+    }
     let point = point.to_string_lossy();
     Ok(mounts.into_iter().filter(|m| m.point == point).collect())
 }
@@ -462,28 +466,4 @@ impl MountPoint {
 pub fn is_protected(path: &Path) -> std::io::Result<bool> {
     let dir = open(path, DIRECTORY, Mode::empty())?;
     Ok(sys::is_immutable(&dir)? == Some(true))
-}
-
-fn interim_parse(text: &[u8]) -> Result<Vec<Mount>, String> {
-    String::from_utf8_lossy(text)
-        .lines()
-        .map(|line| {
-            let (left, right) = line.split_once(" - ").ok_or("no dash")?;
-            let l: Vec<&str> = left.split(' ').collect();
-            let r: Vec<&str> = right.split(' ').collect();
-            let get = |v: &Vec<&str>, i: usize| v.get(i).map_or(String::new(), |s| (*s).to_owned());
-            Ok(Mount {
-                id: get(&l, 0).parse().map_err(|_| "id")?,
-                parent: get(&l, 1).parse().map_err(|_| "parent")?,
-                dev: DevNum::parse(&get(&l, 2)).ok_or("dev")?,
-                root: get(&l, 3),
-                point: get(&l, 4),
-                options: get(&l, 5),
-                propagation: Vec::new(),
-                fstype: get(&r, 0),
-                source: get(&r, 1),
-                super_options: get(&r, 2),
-            })
-        })
-        .collect()
 }

@@ -42,7 +42,7 @@ pub(super) struct Done {
 pub(super) fn persist(
     host: &HostRoot,
     wanted: &Wanted<'_>,
-    announce: &mut dyn FnMut(&'static str),
+    announce: &mut dyn FnMut(&'static str) -> Result<(), ApplyError>,
 ) -> Result<Done, ApplyError> {
     let mut done = Done::default();
     let fstab = Fstab::read(host)?;
@@ -150,7 +150,7 @@ fn replace(
     text: &str,
     like: Option<&fs::Metadata>,
     check: &mut dyn FnMut(&Path) -> Result<(), ApplyError>,
-    announce: &mut dyn FnMut(&'static str),
+    announce: &mut dyn FnMut(&'static str) -> Result<(), ApplyError>,
     what: &'static str,
 ) -> Result<(), ApplyError> {
     let io = |act| ApplyError::io(path.display(), act);
@@ -181,7 +181,7 @@ fn replace(
         file.sync_all().map_err(io("flush a new version of"))
     };
     let renamed = write().and_then(|()| check(&temp)).and_then(|()| {
-        announce(what);
+        announce(what)?;
         fs::rename(&temp, path).map_err(io("replace"))
     });
     if let Err(error) = renamed {
@@ -222,7 +222,7 @@ impl Fstab {
         wanted: &Wanted<'_>,
         line: Option<&str>,
         done: &mut Done,
-        announce: &mut dyn FnMut(&'static str),
+        announce: &mut dyn FnMut(&'static str) -> Result<(), ApplyError>,
     ) -> Result<(), ApplyError> {
         let old = self.text.as_deref().unwrap_or_default();
         let new = fstab_with(old, wanted.point, wanted.record, line);
@@ -284,7 +284,7 @@ fn verify_tab(path: &Path) -> Result<(), ToolError> {
         Tool::Findmnt,
         &["--verify", "--tab-file", &path],
         LIMIT,
-        &mut |_, _| {},
+        &mut |_, _| true,
     )
     .map(drop)
 }
@@ -332,7 +332,7 @@ impl Units {
         host: &HostRoot,
         text: &str,
         done: &mut Done,
-        announce: &mut dyn FnMut(&'static str),
+        announce: &mut dyn FnMut(&'static str) -> Result<(), ApplyError>,
     ) -> Result<(), ApplyError> {
         let path = self.path();
         let old = read_text(&path)?;
@@ -363,7 +363,7 @@ impl Units {
         }
         if !self.is_linked()? {
             let link = self.link();
-            announce("the link to the mount unit");
+            announce("the link to the mount unit")?;
             symlink(Path::new("..").join(&self.name), &link)
                 .map_err(ApplyError::io(link.display(), "link"))?;
             sync_dir(&self.dir.join(WANTS))?;
@@ -379,13 +379,13 @@ impl Units {
         &self,
         host: &HostRoot,
         done: &mut Done,
-        announce: &mut dyn FnMut(&'static str),
+        announce: &mut dyn FnMut(&'static str) -> Result<(), ApplyError>,
     ) -> Result<(), ApplyError> {
         if self.read_ours()?.is_none() {
             return Ok(());
         }
         let path = self.path();
-        announce("the mount unit");
+        announce("the mount unit")?;
         if self.is_linked()? {
             let link = self.link();
             fs::remove_file(&link).map_err(ApplyError::io(link.display(), "remove"))?;
@@ -410,7 +410,7 @@ fn check_unit(host: &HostRoot, name: &str, text: &str) -> Result<(), ApplyError>
         Tool::SystemdAnalyze,
         &["verify", "--recursive-errors=no", &shown],
         LIMIT,
-        &mut |_, _| {},
+        &mut |_, _| true,
     );
     fs::remove_dir_all(&dir).map_err(ApplyError::io(dir.display(), "remove"))?;
     said?;
@@ -427,7 +427,7 @@ fn reload(host: &HostRoot) -> Result<Option<String>, ApplyError> {
     {
         return Ok(None);
     }
-    match exec::run(Tool::Systemctl, &["daemon-reload"], LIMIT, &mut |_, _| {}) {
+    match exec::run(Tool::Systemctl, &["daemon-reload"], LIMIT, &mut |_, _| true) {
         Ok(_) => Ok(None),
         Err(error) => Ok(Some(error.to_string())),
     }

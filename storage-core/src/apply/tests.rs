@@ -1,85 +1,18 @@
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use super::look_again::Eyes;
 use super::*;
 use crate::model::*;
-use crate::observe::read::ReadAt;
-use crate::ondisk::record::RecordBlock;
 use crate::plan::{Basis, DiskPlan, Step};
 use crate::progress::Silent;
 
-/// A minimal look at one loop device.
-struct Stub;
-
-fn text(path: PathBuf) -> String {
-    std::fs::read_to_string(path)
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
-}
+/// A real look, with a verdict that is made up.
+struct Stub(super::look_again::Fresh);
 
 impl Eyes for Stub {
-    fn observe(&self, host: &HostRoot, _: &Policy, device: &KernelName) -> Observation {
-        let sys = host.sys.join("class/block").join(device.as_str());
-        let dev = DevNum::parse(&text(sys.join("dev"))).unwrap();
-        let mut seen = BlockDevice::unread(device.clone(), dev);
-        seen.size = Some(text(sys.join("size")).parse::<u64>().unwrap() * 512);
-        seen.logical_sector = text(sys.join("queue/logical_block_size")).parse().ok();
-        seen.diskseq = text(sys.join("diskseq")).parse().ok();
-        let locked = super::lock::Probe::open(host, device, dev);
-        for offset in [524_288, (seen.size.unwrap() - (1 << 20)) / 4096 * 4096] {
-            let mut block = [0; 512];
-            locked.read_exact_at(&mut block, offset).unwrap();
-            let Ok(record) = RecordBlock::decode(&block) else {
-                continue;
-            };
-            let mut sb = [0; 4096];
-            locked.read_exact_at(&mut sb, record.start).unwrap();
-            let uuid = match record.filesystem {
-                FilesystemKind::Ext4 if sb[1080..1082] == [0x53, 0xef] => Some(&sb[1128..1144]),
-                FilesystemKind::Xfs if &sb[..4] == b"XFSB" => Some(&sb[32..48]),
-                _ => None,
-            };
-            let signatures: Vec<Signature> = uuid
-                .map(|u| Signature {
-                    kind: record.filesystem.as_str().into(),
-                    class: SignatureClass::Filesystem,
-                    offset: 0,
-                    label: None,
-                    uuid: Some(uuid::Uuid::from_slice(u).unwrap().to_string()),
-                    version: None,
-                })
-                .into_iter()
-                .collect();
-            if record.layout == Layout::Disk {
-                seen.content.signatures = signatures;
-            } else {
-                seen.content.table = Some(PartitionTable {
-                    kind: TableKind::Gpt,
-                    label: "gpt".into(),
-                    id: None,
-                    gpt: None,
-                    partitions: vec![Partition {
-                        number: 1,
-                        start: record.start,
-                        length: record.length,
-                        kind: String::new(),
-                        guid: Some(record.partition_guid()),
-                        name: Some(format!("disk-discovery:{}", record.name)),
-                        signatures,
-                    }],
-                    truncated: false,
-                    faults: vec![],
-                });
-            }
-        }
-        seen.content.own = crate::ondisk::recognise(&locked, &seen.content);
-        Observation {
-            devices: BTreeMap::from([(device.clone(), seen)]),
-            ..Observation::default()
-        }
+    fn observe(&self, host: &HostRoot, policy: &Policy, device: &KernelName) -> Observation {
+        self.0.observe(host, policy, device)
     }
 
     fn classify(&self, observation: &Observation, _: &Policy) -> Classification {
@@ -166,7 +99,8 @@ fn stub_blank_becomes_mounted() {
         policy.filesystem = filesystem;
         let name = DiskName::new("sdx1").unwrap();
         let point = policy.mount_root.join("sdx1");
-        let seen = Stub.observe(&host, &policy, &device);
+        let stub = Stub(super::look_again::Fresh::new(&host));
+        let seen = stub.observe(&host, &policy, &device);
         let mut steps = vec![Step::WriteRecord { layout }];
         if layout == Layout::Gpt {
             steps.extend([Step::WriteTable, Step::ShowPartition]);
@@ -203,7 +137,7 @@ fn stub_blank_becomes_mounted() {
             }],
             refused: vec![],
         };
-        let outcomes = run(&plan, &host, &policy, &Silent, &Stub).unwrap();
+        let outcomes = run(&plan, &host, &policy, &Silent, Box::new(stub)).unwrap();
         for o in &outcomes {
             eprintln!(
                 "{} {} {:?} {} {:?}",

@@ -40,6 +40,7 @@ mod raw {
     }
 
     pub const BLKPG_ADD_PARTITION: libc::c_int = 1;
+    pub const BLKPG_DEL_PARTITION: libc::c_int = 2;
 
     nix::ioctl_write_ptr_bad!(blkpg, nix::request_code_none!(0x12, 105), BlkpgArg);
     nix::ioctl_none!(blkflsbuf, 0x12, 97);
@@ -154,6 +155,18 @@ pub fn zero_out(device: &File, offset: u64, length: u64) -> io::Result<()> {
 /// # Errors
 /// `EBUSY` when a partition of that number or an overlapping one is known; whatever else the kernel says.
 pub fn add_partition(disk: &File, number: u32, start: u64, length: u64) -> io::Result<()> {
+    blkpg(disk, raw::BLKPG_ADD_PARTITION, number, start, length)
+}
+
+/// Makes the kernel forget a partition (`BLKPG_DEL_PARTITION`). Nothing on the disk changes.
+///
+/// # Errors
+/// `EBUSY` when somebody has it open; whatever else the kernel says.
+pub fn forget_partition(disk: &File, number: u32) -> io::Result<()> {
+    blkpg(disk, raw::BLKPG_DEL_PARTITION, number, 0, 0)
+}
+
+fn blkpg(disk: &File, op: libc::c_int, number: u32, start: u64, length: u64) -> io::Result<()> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
     let mut partition = raw::BlkpgPartition {
         start: start.try_into().map_err(|_| invalid())?,
@@ -163,7 +176,7 @@ pub fn add_partition(disk: &File, number: u32, start: u64, length: u64) -> io::R
         volname: [0; 64],
     };
     let arg = raw::BlkpgArg {
-        op: raw::BLKPG_ADD_PARTITION,
+        op,
         flags: 0,
         datalen: libc::c_int::try_from(size_of::<raw::BlkpgPartition>()).map_err(|_| invalid())?,
         data: &raw mut partition,
@@ -305,7 +318,7 @@ fn configure(
             libc::SYS_fsconfig,
             context.as_raw_fd(),
             command,
-            key.map_or(null, |k| k.as_ptr()),
+            key.map_or(null, std::ffi::CStr::as_ptr),
             value.map_or(null, |v| v.as_ptr()),
             0_i32,
         )
