@@ -11,7 +11,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use disk_discovery_tests::cases::{CASES, build};
-use disk_discovery_tests::run::{assert_done, failures, hashes, once};
+use disk_discovery_tests::run::{assert_done, failures, hashes, look, once, reasons, verdict};
 use disk_discovery_tests::{LoopDisk, Sandbox, require_devices};
 use storage_core::model::{FilesystemKind, Layout, Policy};
 use storage_core::progress::Silent;
@@ -67,7 +67,9 @@ fn converges_after_a_kill_everywhere(layout: Layout, filesystem: FilesystemKind)
         policy.filesystem = filesystem;
         let (events, died) = killed(&policy, at);
         if !died {
-            assert!(at > 5, "the preparation has only {at} events: {events:?}");
+            let seen = look(&sandbox.host(), &policy);
+            let why = reasons(verdict(&seen, &disk));
+            assert!(at > 5, "only {at} events: {events:?}: {why}");
             eprintln!(
                 "{layout:?} {filesystem:?}: killed at each of {} events",
                 at - 1

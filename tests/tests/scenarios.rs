@@ -651,7 +651,7 @@ fn a_pass_causes_no_uevent_opens_nothing_for_writing_and_keeps_nothing_open() {
         inotify.add_watch(disk.node(), flags).unwrap();
     }
     let mut observer = Observer::new(sandbox.host());
-    survey(&mut observer, &policy, &Silent);
+    assert!(!survey(&mut observer, &policy, &Silent).plan.is_empty());
     let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
     let before = descriptors();
     for _ in 0..3 {
