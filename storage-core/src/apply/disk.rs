@@ -30,6 +30,8 @@ use crate::sys;
 const SHOW_WAIT: Duration = Duration::from_secs(10);
 /// Longest wait for an unmounted filesystem to let go of its device.
 const FREE_WAIT: Duration = Duration::from_secs(20);
+/// Time between two signs of life of a long step.
+const HEARTBEAT: Duration = Duration::from_secs(2);
 /// Bytes zeroed at either end of each old partition, and around each old signature.
 const WIPE_GRAIN: u64 = 1 << 20;
 
@@ -463,31 +465,53 @@ impl<'a> Work<'a> {
         let formatting = record_write(&record, RecordState::Formatting);
         clearance.write_missing(&[formatting], self.watch)?;
         clearance.flush()?;
-        let discard = clearance.seen().discard == Some(true);
+        let discards = clearance.seen().discard == Some(true);
+        let mut note = None;
+        if discards {
+            self.watch.writing("a discard of the filesystem's range")?;
+            let (began, mut told) = (Instant::now(), Duration::ZERO);
+            note = filesystem::discard(&target, &record, &mut |done| {
+                if began.elapsed() < told + HEARTBEAT {
+                    return true;
+                }
+                told = began.elapsed();
+                self.beat(
+                    told,
+                    &format!("discarded {} of {} GiB", done >> 30, record.length >> 30),
+                )
+            })?;
+        }
         self.watch.writing("the filesystem")?;
         filesystem::make(
             &target,
             &record,
-            discard,
             again || record.overwrote,
-            &mut |elapsed, note| {
-                let told = self.watch.tell(Event::StepProgress {
-                    device: self.plan.device.clone(),
-                    step: "make-filesystem",
-                    elapsed,
-                    note: note.to_owned(),
-                });
-                told.is_ok()
-            },
+            &mut |elapsed, note| self.beat(elapsed, note),
         )?;
         clearance.flush()?;
         filesystem::check_superblock(&target, &record)?;
         let uuid = record.filesystem_uuid();
         self.phase = Phase::Ours(Box::new(record));
-        Ok(Done::changed(format!(
+        let mut text = format!(
             "made an {} filesystem with UUID {uuid}",
             filesystem.as_str()
-        )))
+        );
+        if let Some(note) = note {
+            text.push_str("; ");
+            text.push_str(&note);
+        }
+        Ok(Done::changed(text))
+    }
+
+    /// Tells that mkfs is still at work; whether it shall go on.
+    fn beat(&self, elapsed: Duration, note: &str) -> bool {
+        let told = self.watch.tell(Event::StepProgress {
+            device: self.plan.device.clone(),
+            step: "make-filesystem",
+            elapsed,
+            note: note.to_owned(),
+        });
+        told.is_ok()
     }
 
     fn commit(&mut self) -> Result<Done, ApplyError> {

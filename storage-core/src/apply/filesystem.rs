@@ -27,9 +27,11 @@ const RECORD_MAX: u64 = 64 << 10;
 /// Version of the record's format.
 pub const RECORD_VERSION: u32 = 1;
 
+/// Bytes of one discard.
+const DISCARD_PART: u64 = 16 << 30;
+
 /// Time limit of mkfs: two minutes, and one more for each begun TiB. ext4 writes its group descriptors and the
-/// journal, XFS its allocation groups and log, which takes seconds per TiB on a rotating disk; discarding a
-/// slow SSD takes most of a minute per TiB.
+/// journal, XFS its allocation groups and log, which takes seconds per TiB on a rotating disk.
 #[must_use]
 pub fn mkfs_limit(bytes: u64) -> Duration {
     Duration::from_secs(120 + 60 * bytes.div_ceil(1 << 40))
@@ -48,11 +50,34 @@ impl Target {
     }
 }
 
+/// Discards the filesystem's range, in parts. mkfs is told not to: mkfs.xfs would discard the whole device, the
+/// record block included, whatever size it is given (xfsprogs 6.1). `beat` is told after each part; `false` stops.
+/// Says what went wrong, if anything: a filesystem does not depend on it.
+pub(super) fn discard(
+    target: &Target,
+    record: &RecordBlock,
+    beat: &mut dyn FnMut(u64) -> bool,
+) -> Result<Option<String>, ApplyError> {
+    let device = open_node(&target.node, target.dev, true, false)?;
+    let mut done = 0;
+    while done < record.length {
+        let part = DISCARD_PART.min(record.length - done);
+        match sys::discard(&device, done, part) {
+            Ok(true) => done += part,
+            Ok(false) => return Ok(None),
+            Err(error) => return Ok(Some(format!("discard at byte {done}: {error}"))),
+        }
+        if !beat(done) {
+            break;
+        }
+    }
+    Ok(None)
+}
+
 /// Runs mkfs. `again` when it is a filesystem of ours, half made, that is made once more.
 pub(super) fn make(
     target: &Target,
     record: &RecordBlock,
-    discard: bool,
     again: bool,
     beat: &mut dyn FnMut(Duration, &str) -> bool,
 ) -> Result<(), ApplyError> {
@@ -63,9 +88,8 @@ pub(super) fn make(
         FilesystemKind::Ext4 => {
             let label = label(record, 16);
             let kib = format!("{}k", record.length / 1024);
-            // `nodiscard` unless the device takes discards. mke2fs asks nothing without a terminal, so it
-            // needs no -F; what it must not overwrite was ruled out by ourselves.
-            let extended = if discard { "discard" } else { "nodiscard" };
+            // mke2fs asks nothing without a terminal, so it needs no -F; what it must not overwrite was
+            // ruled out by ourselves.
             let args = [
                 "-q",
                 "-m",
@@ -77,7 +101,7 @@ pub(super) fn make(
                 "-L",
                 &label,
                 "-E",
-                extended,
+                "nodiscard",
                 &node,
                 &kib,
             ];
@@ -87,10 +111,7 @@ pub(super) fn make(
             let label = label(record, 12);
             let uuid = format!("uuid={uuid}");
             let size = format!("size={}", record.length);
-            let mut args = vec!["-q", "-m", &uuid, "-L", &label, "-d", &size];
-            if !discard {
-                args.push("-K");
-            }
+            let mut args = vec!["-q", "-K", "-m", &uuid, "-L", &label, "-d", &size];
             // Without -f mkfs.xfs refuses known signatures, which is welcome on a blank disk.
             if again {
                 args.push("-f");
