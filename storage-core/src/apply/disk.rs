@@ -1,8 +1,8 @@
 //! The steps on one disk.
 
 use std::fmt;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -571,14 +571,23 @@ impl<'a> Work<'a> {
     }
 
     /// The mount point that the plan names must be the one that the disk's name gives.
-    fn check_point(&self, point: &std::path::Path) -> Result<(), ApplyError> {
+    fn check_point(&self, point: &Path) -> Result<(), ApplyError> {
         if point == crate::plan::mount_point(&self.run.policy, &self.plan.name) {
             return Ok(());
         }
         Err(self.bad_plan(format!("{} is not its mount point", point.display())))
     }
 
-    fn mount(&mut self, point: &std::path::Path) -> Result<Done, ApplyError> {
+    fn options(&self, point: &Path) -> Result<MountOptions, ApplyError> {
+        MountOptions::new(&self.run.policy.mount_options).map_err(|why| ApplyError::Refused {
+            object: point.display().to_string(),
+            act: "mount",
+            why,
+            remedy: "change mountOptions".to_owned(),
+        })
+    }
+
+    fn mount(&mut self, point: &Path) -> Result<Done, ApplyError> {
         self.check_point(point)?;
         let clearance = self.look(Purpose::Use)?;
         let claim = clearance.claim()?.clone();
@@ -590,14 +599,7 @@ impl<'a> Work<'a> {
         if record.name != self.plan.name {
             return Err(self.bad_plan("the disk has another name than the plan"));
         }
-        let options = MountOptions::new(&self.run.policy.mount_options).map_err(|why| {
-            ApplyError::Refused {
-                object: point.display().to_string(),
-                act: "mount",
-                why,
-                remedy: "change mountOptions".to_owned(),
-            }
-        })?;
+        let options = self.options(point)?;
         let target = self.target(&claim)?;
         let occupied = |why: String| ApplyError::Refused {
             object: point.display().to_string(),
@@ -640,8 +642,9 @@ impl<'a> Work<'a> {
         Ok(Done::changed(text))
     }
 
-    fn persist(&mut self, how: Persist, point: &std::path::Path) -> Result<Done, ApplyError> {
+    fn persist(&mut self, how: Persist, point: &Path) -> Result<Done, ApplyError> {
         self.check_point(point)?;
+        self.options(point)?;
         let clearance = self.look(Purpose::Use)?;
         let claim = clearance.claim()?;
         if claim.stage != OwnStage::Ready {

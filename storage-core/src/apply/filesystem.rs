@@ -433,3 +433,58 @@ fn shown_partition(dir: &Path) -> Result<Option<ShownPartition>, ApplyError> {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ondisk::record::tests::record;
+
+    #[test]
+    fn uuids_are_read_where_each_filesystem_keeps_them() {
+        let uuid = Uuid::from_u128(0x1234_5678);
+        let mut ext4 = [0_u8; 4096];
+        ext4[1080..1082].copy_from_slice(&[0x53, 0xef]);
+        ext4[1128..1144].copy_from_slice(uuid.as_bytes());
+        assert_eq!(superblock_uuid(&ext4, FilesystemKind::Ext4), Some(uuid));
+        assert_eq!(superblock_uuid(&ext4, FilesystemKind::Xfs), None);
+        let mut xfs = [0_u8; 4096];
+        xfs[..4].copy_from_slice(b"XFSB");
+        xfs[32..48].copy_from_slice(uuid.as_bytes());
+        assert_eq!(superblock_uuid(&xfs, FilesystemKind::Xfs), Some(uuid));
+    }
+
+    #[test]
+    fn a_record_of_another_disk_or_cluster_does_not_pass() {
+        let ours = record(Layout::Gpt, 64 << 20, 512);
+        let good = FilesystemRecord::of(&ours);
+        assert_eq!(good.conflict(&FilesystemRecord::of(&ours)), None);
+        let text = serde_json::to_string(&good).unwrap();
+        let read: FilesystemRecord = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, good);
+        let stranger = RecordBlock {
+            cluster: None,
+            ..ours.clone()
+        };
+        let why = FilesystemRecord::of(&stranger).conflict(&good).unwrap();
+        assert!(why.contains("cluster") && why.contains("none"), "{why}");
+        let clone = RecordBlock {
+            disk_guid: Uuid::from_u128(9),
+            ..ours
+        };
+        assert!(FilesystemRecord::of(&clone).conflict(&good).is_some());
+    }
+
+    #[test]
+    fn labels_fit_their_filesystem() {
+        let mut record = record(Layout::Gpt, 64 << 20, 512);
+        record.name = crate::model::DiskName::new("nvme0n1p1-2222222222").unwrap();
+        assert_eq!(label(&record, 16), "dd-nvme0n1p1-222");
+        assert_eq!(label(&record, 12).len(), 12);
+    }
+
+    #[test]
+    fn the_time_limit_grows_with_the_disk() {
+        assert_eq!(mkfs_limit(10 << 30), Duration::from_secs(180));
+        assert_eq!(mkfs_limit(16 << 40), Duration::from_secs(120 + 16 * 60));
+    }
+}
