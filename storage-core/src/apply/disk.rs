@@ -1,8 +1,8 @@
 //! The steps on one disk.
 
 use std::fmt;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -30,6 +30,8 @@ use crate::sys;
 const SHOW_WAIT: Duration = Duration::from_secs(10);
 /// Longest wait for an unmounted filesystem to let go of its device.
 const FREE_WAIT: Duration = Duration::from_secs(20);
+/// Time between two signs of life of a long step.
+const HEARTBEAT: Duration = Duration::from_secs(2);
 /// Bytes zeroed at either end of each old partition, and around each old signature.
 const WIPE_GRAIN: u64 = 1 << 20;
 
@@ -463,31 +465,53 @@ impl<'a> Work<'a> {
         let formatting = record_write(&record, RecordState::Formatting);
         clearance.write_missing(&[formatting], self.watch)?;
         clearance.flush()?;
-        let discard = clearance.seen().discard == Some(true);
+        let discards = clearance.seen().discard == Some(true);
+        let mut note = None;
+        if discards {
+            self.watch.writing("a discard of the filesystem's range")?;
+            let (began, mut told) = (Instant::now(), Duration::ZERO);
+            note = filesystem::discard(&target, &record, &mut |done| {
+                if began.elapsed() < told + HEARTBEAT {
+                    return true;
+                }
+                told = began.elapsed();
+                self.beat(
+                    told,
+                    &format!("discarded {} of {} GiB", done >> 30, record.length >> 30),
+                )
+            })?;
+        }
         self.watch.writing("the filesystem")?;
         filesystem::make(
             &target,
             &record,
-            discard,
             again || record.overwrote,
-            &mut |elapsed, note| {
-                let told = self.watch.tell(Event::StepProgress {
-                    device: self.plan.device.clone(),
-                    step: "make-filesystem",
-                    elapsed,
-                    note: note.to_owned(),
-                });
-                told.is_ok()
-            },
+            &mut |elapsed, note| self.beat(elapsed, note),
         )?;
         clearance.flush()?;
         filesystem::check_superblock(&target, &record)?;
         let uuid = record.filesystem_uuid();
         self.phase = Phase::Ours(Box::new(record));
-        Ok(Done::changed(format!(
+        let mut text = format!(
             "made an {} filesystem with UUID {uuid}",
             filesystem.as_str()
-        )))
+        );
+        if let Some(note) = note {
+            text.push_str("; ");
+            text.push_str(&note);
+        }
+        Ok(Done::changed(text))
+    }
+
+    /// Tells that mkfs is still at work; whether it shall go on.
+    fn beat(&self, elapsed: Duration, note: &str) -> bool {
+        let told = self.watch.tell(Event::StepProgress {
+            device: self.plan.device.clone(),
+            step: "make-filesystem",
+            elapsed,
+            note: note.to_owned(),
+        });
+        told.is_ok()
     }
 
     fn commit(&mut self) -> Result<Done, ApplyError> {
@@ -547,14 +571,23 @@ impl<'a> Work<'a> {
     }
 
     /// The mount point that the plan names must be the one that the disk's name gives.
-    fn check_point(&self, point: &std::path::Path) -> Result<(), ApplyError> {
+    fn check_point(&self, point: &Path) -> Result<(), ApplyError> {
         if point == crate::plan::mount_point(&self.run.policy, &self.plan.name) {
             return Ok(());
         }
         Err(self.bad_plan(format!("{} is not its mount point", point.display())))
     }
 
-    fn mount(&mut self, point: &std::path::Path) -> Result<Done, ApplyError> {
+    fn options(&self, point: &Path) -> Result<MountOptions, ApplyError> {
+        MountOptions::new(&self.run.policy.mount_options).map_err(|why| ApplyError::Refused {
+            object: point.display().to_string(),
+            act: "mount",
+            why,
+            remedy: "change mountOptions".to_owned(),
+        })
+    }
+
+    fn mount(&mut self, point: &Path) -> Result<Done, ApplyError> {
         self.check_point(point)?;
         let clearance = self.look(Purpose::Use)?;
         let claim = clearance.claim()?.clone();
@@ -566,14 +599,7 @@ impl<'a> Work<'a> {
         if record.name != self.plan.name {
             return Err(self.bad_plan("the disk has another name than the plan"));
         }
-        let options = MountOptions::new(&self.run.policy.mount_options).map_err(|why| {
-            ApplyError::Refused {
-                object: point.display().to_string(),
-                act: "mount",
-                why,
-                remedy: "change mountOptions".to_owned(),
-            }
-        })?;
+        let options = self.options(point)?;
         let target = self.target(&claim)?;
         let occupied = |why: String| ApplyError::Refused {
             object: point.display().to_string(),
@@ -616,8 +642,9 @@ impl<'a> Work<'a> {
         Ok(Done::changed(text))
     }
 
-    fn persist(&mut self, how: Persist, point: &std::path::Path) -> Result<Done, ApplyError> {
+    fn persist(&mut self, how: Persist, point: &Path) -> Result<Done, ApplyError> {
         self.check_point(point)?;
+        self.options(point)?;
         let clearance = self.look(Purpose::Use)?;
         let claim = clearance.claim()?;
         if claim.stage != OwnStage::Ready {

@@ -27,9 +27,11 @@ const RECORD_MAX: u64 = 64 << 10;
 /// Version of the record's format.
 pub const RECORD_VERSION: u32 = 1;
 
+/// Bytes of one discard.
+const DISCARD_PART: u64 = 16 << 30;
+
 /// Time limit of mkfs: two minutes, and one more for each begun TiB. ext4 writes its group descriptors and the
-/// journal, XFS its allocation groups and log, which takes seconds per TiB on a rotating disk; discarding a
-/// slow SSD takes most of a minute per TiB.
+/// journal, XFS its allocation groups and log, which takes seconds per TiB on a rotating disk.
 #[must_use]
 pub fn mkfs_limit(bytes: u64) -> Duration {
     Duration::from_secs(120 + 60 * bytes.div_ceil(1 << 40))
@@ -48,11 +50,34 @@ impl Target {
     }
 }
 
+/// Discards the filesystem's range, in parts. mkfs is told not to: mkfs.xfs would discard the whole device, the
+/// record block included, whatever size it is given (xfsprogs 6.1). `beat` is told after each part; `false` stops.
+/// Says what went wrong, if anything: a filesystem does not depend on it.
+pub(super) fn discard(
+    target: &Target,
+    record: &RecordBlock,
+    beat: &mut dyn FnMut(u64) -> bool,
+) -> Result<Option<String>, ApplyError> {
+    let device = open_node(&target.node, target.dev, true, false)?;
+    let mut done = 0;
+    while done < record.length {
+        let part = DISCARD_PART.min(record.length - done);
+        match sys::discard(&device, done, part) {
+            Ok(true) => done += part,
+            Ok(false) => return Ok(None),
+            Err(error) => return Ok(Some(format!("discard at byte {done}: {error}"))),
+        }
+        if !beat(done) {
+            break;
+        }
+    }
+    Ok(None)
+}
+
 /// Runs mkfs. `again` when it is a filesystem of ours, half made, that is made once more.
 pub(super) fn make(
     target: &Target,
     record: &RecordBlock,
-    discard: bool,
     again: bool,
     beat: &mut dyn FnMut(Duration, &str) -> bool,
 ) -> Result<(), ApplyError> {
@@ -63,9 +88,8 @@ pub(super) fn make(
         FilesystemKind::Ext4 => {
             let label = label(record, 16);
             let kib = format!("{}k", record.length / 1024);
-            // `nodiscard` unless the device takes discards. mke2fs asks nothing without a terminal, so it
-            // needs no -F; what it must not overwrite was ruled out by ourselves.
-            let extended = if discard { "discard" } else { "nodiscard" };
+            // mke2fs asks nothing without a terminal, so it needs no -F; what it must not overwrite was
+            // ruled out by ourselves.
             let args = [
                 "-q",
                 "-m",
@@ -77,7 +101,7 @@ pub(super) fn make(
                 "-L",
                 &label,
                 "-E",
-                extended,
+                "nodiscard",
                 &node,
                 &kib,
             ];
@@ -87,10 +111,7 @@ pub(super) fn make(
             let label = label(record, 12);
             let uuid = format!("uuid={uuid}");
             let size = format!("size={}", record.length);
-            let mut args = vec!["-q", "-m", &uuid, "-L", &label, "-d", &size];
-            if !discard {
-                args.push("-K");
-            }
+            let mut args = vec!["-q", "-K", "-m", &uuid, "-L", &label, "-d", &size];
             // Without -f mkfs.xfs refuses known signatures, which is welcome on a blank disk.
             if again {
                 args.push("-f");
@@ -410,5 +431,60 @@ fn shown_partition(dir: &Path) -> Result<Option<ShownPartition>, ApplyError> {
             object: dir.display().to_string(),
             what: "number, device number, start or size makes no sense".to_owned(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ondisk::record::tests::record;
+
+    #[test]
+    fn uuids_are_read_where_each_filesystem_keeps_them() {
+        let uuid = Uuid::from_u128(0x1234_5678);
+        let mut ext4 = [0_u8; 4096];
+        ext4[1080..1082].copy_from_slice(&[0x53, 0xef]);
+        ext4[1128..1144].copy_from_slice(uuid.as_bytes());
+        assert_eq!(superblock_uuid(&ext4, FilesystemKind::Ext4), Some(uuid));
+        assert_eq!(superblock_uuid(&ext4, FilesystemKind::Xfs), None);
+        let mut xfs = [0_u8; 4096];
+        xfs[..4].copy_from_slice(b"XFSB");
+        xfs[32..48].copy_from_slice(uuid.as_bytes());
+        assert_eq!(superblock_uuid(&xfs, FilesystemKind::Xfs), Some(uuid));
+    }
+
+    #[test]
+    fn a_record_of_another_disk_or_cluster_does_not_pass() {
+        let ours = record(Layout::Gpt, 64 << 20, 512);
+        let good = FilesystemRecord::of(&ours);
+        assert_eq!(good.conflict(&FilesystemRecord::of(&ours)), None);
+        let text = serde_json::to_string(&good).unwrap();
+        let read: FilesystemRecord = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, good);
+        let stranger = RecordBlock {
+            cluster: None,
+            ..ours.clone()
+        };
+        let why = FilesystemRecord::of(&stranger).conflict(&good).unwrap();
+        assert!(why.contains("cluster") && why.contains("none"), "{why}");
+        let clone = RecordBlock {
+            disk_guid: Uuid::from_u128(9),
+            ..ours
+        };
+        assert!(FilesystemRecord::of(&clone).conflict(&good).is_some());
+    }
+
+    #[test]
+    fn labels_fit_their_filesystem() {
+        let mut record = record(Layout::Gpt, 64 << 20, 512);
+        record.name = crate::model::DiskName::new("nvme0n1p1-2222222222").unwrap();
+        assert_eq!(label(&record, 16), "dd-nvme0n1p1-222");
+        assert_eq!(label(&record, 12).len(), 12);
+    }
+
+    #[test]
+    fn the_time_limit_grows_with_the_disk() {
+        assert_eq!(mkfs_limit(10 << 30), Duration::from_secs(180));
+        assert_eq!(mkfs_limit(16 << 40), Duration::from_secs(120 + 16 * 60));
     }
 }

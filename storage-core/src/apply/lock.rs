@@ -29,10 +29,14 @@ impl HostLock {
     /// Takes `{run}/disk-discovery/lock`, or says who holds it.
     ///
     /// # Errors
-    /// [`ApplyError::Dump`], [`ApplyError::HostLocked`], or what making the file brings.
+    /// [`ApplyError::Dump`], [`ApplyError::NotRoot`], [`ApplyError::HostLocked`], or what making the file brings.
     pub fn acquire(host: &HostRoot) -> Result<Self, ApplyError> {
         if host.dump {
             return Err(ApplyError::Dump);
+        }
+        let uid = nix::unistd::geteuid();
+        if !uid.is_root() {
+            return Err(ApplyError::NotRoot { uid: uid.as_raw() });
         }
         let dir = run_dir(host)?;
         let path = dir.join("lock");

@@ -25,7 +25,7 @@
 //! | 6 | | protective MBR | ours, begun, table whole: goes on at 7 |
 //! | 7 | `show-partition` | nothing on the disk; the kernel learns of the partition | as after 6; a new kernel is told again |
 //! | 8 | `make-filesystem` | the record block, state *formatting* | ours, formatting: what lies in the range is nobody's data, unless it bears another's signature, which stops everything; goes on at 9 |
-//! | 9 | | mkfs, all of it | the filesystem is made again, with the same UUID |
+//! | 9 | | the range is discarded, then mkfs, all of it | the filesystem is made again, with the same UUID |
 //! | 10 | `commit` | the record in the filesystem's root, synced; unmounted | as after 9: made again, nobody could have put data there |
 //! | 11 | | the record block, state *ready*: **the commit point** | ours, committing: the filesystem is never made again; its record is checked, then goes on at 12 |
 //! | 12 | | backup GPT entries, then header, with the partition's final name | the same: either copy of the table is whole at each moment |
@@ -148,7 +148,7 @@ pub fn apply(
 /// Like [`apply`], for a caller that holds the host-wide lock for longer.
 ///
 /// # Errors
-/// [`ApplyError::Dump`] or [`ApplyError::NotRoot`].
+/// [`ApplyError::Dump`].
 pub fn apply_locked(
     _lock: &HostLock,
     plan: &Plan,
@@ -174,10 +174,6 @@ fn run(
 ) -> Result<Vec<Outcome>, ApplyError> {
     if host.dump {
         return Err(ApplyError::Dump);
-    }
-    let uid = nix::unistd::geteuid();
-    if !uid.is_root() {
-        return Err(ApplyError::NotRoot { uid: uid.as_raw() });
     }
     let run = Arc::new(disk::Run {
         host: host.clone(),

@@ -467,3 +467,83 @@ pub fn is_protected(path: &Path) -> std::io::Result<bool> {
     let dir = open(path, DIRECTORY, Mode::empty())?;
     Ok(sys::is_immutable(&dir)? == Some(true))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(list: &[&str]) -> Result<MountOptions, String> {
+        let list: Vec<String> = list.iter().map(|o| (*o).to_owned()).collect();
+        MountOptions::new(&list)
+    }
+
+    #[test]
+    fn options_that_undo_the_fixed_ones_or_break_a_line_are_refused() {
+        for bad in [
+            "exec", "suid", "ro", "bind", "a,b", "x y", "o=\n", "", "o=\"x\"",
+        ] {
+            assert!(options(&[bad]).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn options_go_to_whom_they_concern() {
+        let options = options(&["sync", "commit=30", "x-foo=1", "noatime", "nofail"]).unwrap();
+        assert_eq!(options.data, ["commit=30"]);
+        assert!(
+            options
+                .flags()
+                .contains(MountFlags::SYNCHRONOUS | MountFlags::NOEXEC)
+        );
+    }
+
+    fn mount(dev: DevNum, options: &str) -> Mount {
+        Mount {
+            id: 1,
+            parent: 0,
+            dev,
+            root: "/".to_owned(),
+            point: "/mnt/longhorn/sdb1".to_owned(),
+            options: options.to_owned(),
+            propagation: Vec::new(),
+            fstype: "ext4".to_owned(),
+            source: "/dev/sdb1".to_owned(),
+            super_options: "rw".to_owned(),
+        }
+    }
+
+    #[test]
+    fn only_our_device_alone_and_writable_counts_as_mounted() {
+        let ours = DevNum {
+            major: 8,
+            minor: 17,
+        };
+        let other = DevNum {
+            major: 8,
+            minor: 33,
+        };
+        let (good, strange) = (mount(ours, "rw"), mount(other, "rw"));
+        assert_eq!(is_ours(&[], ours), Ok(false));
+        assert_eq!(is_ours(std::slice::from_ref(&good), ours), Ok(true));
+        assert!(
+            is_ours(std::slice::from_ref(&strange), ours)
+                .unwrap_err()
+                .contains("8:33")
+        );
+        assert!(
+            is_ours(&[good.clone(), strange], ours)
+                .unwrap_err()
+                .contains("stacked")
+        );
+        assert!(
+            is_ours(&[mount(ours, "ro")], ours)
+                .unwrap_err()
+                .contains("read-only")
+        );
+        let bound = Mount {
+            root: "/sub".to_owned(),
+            ..good
+        };
+        assert!(is_ours(&[bound], ours).is_err());
+    }
+}

@@ -18,7 +18,7 @@ use crate::persist::{UNIT_MARK, fstab_line, fstab_with, is_as_wanted, unit_name,
 
 /// The largest fstab or unit that is read.
 const MAX: u64 = 4 << 20;
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 /// The target whose start mounts our units.
 const WANTS: &str = "multi-user.target.wants";
 

@@ -47,6 +47,7 @@ mod raw {
     nix::ioctl_read_bad!(blksszget, nix::request_code_none!(0x12, 104), libc::c_int);
     nix::ioctl_read!(blkgetsize64, 0x12, 114, u64);
     nix::ioctl_write_ptr_bad!(blkzeroout, nix::request_code_none!(0x12, 127), [u64; 2]);
+    nix::ioctl_write_ptr_bad!(blkdiscard, nix::request_code_none!(0x12, 119), [u64; 2]);
     nix::ioctl_read!(blkgetdiskseq, 0x12, 128, u64);
     nix::ioctl_read!(fs_ioc_getflags, b'f', 1, libc::c_long);
     nix::ioctl_write_ptr!(fs_ioc_setflags, b'f', 2, libc::c_long);
@@ -147,6 +148,21 @@ pub fn zero_out(device: &File, offset: u64, length: u64) -> io::Result<()> {
     // SAFETY: the ioctl reads two u64 from a valid, aligned place that outlives the call.
     unsafe { raw::blkzeroout(device.as_raw_fd(), &raw const range) }?;
     Ok(())
+}
+
+/// Tells the device that nobody needs `length` bytes from `offset` any more (`BLKDISCARD`); what is read there
+/// afterwards is undefined. `Ok(false)` when the device takes no discards.
+///
+/// # Errors
+/// Whatever the device says, but for "not supported".
+pub fn discard(device: &File, offset: u64, length: u64) -> io::Result<bool> {
+    let range = [offset, length];
+    // SAFETY: the ioctl reads two u64 from a valid, aligned place that outlives the call.
+    match unsafe { raw::blkdiscard(device.as_raw_fd(), &raw const range) } {
+        Ok(_) => Ok(true),
+        Err(nix::errno::Errno::EOPNOTSUPP) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Tells the kernel of a partition (`BLKPG_ADD_PARTITION`), as `partx --add` does. `start` and `length` in
