@@ -62,11 +62,13 @@
 #![deny(missing_docs)]
 
 pub mod apply;
+pub mod classify;
 pub mod host;
 pub mod model;
 pub mod observe;
 pub mod ondisk;
 pub mod persist;
+pub mod pipeline;
 pub mod plan;
 pub mod progress;
 pub mod sys;
