@@ -633,9 +633,10 @@ mod tests {
         fn no_bytes_make_the_parsers_panic_and_no_line_is_lost(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let (mounts, errors) = parse_mountinfo(&bytes);
             prop_assert_eq!(mounts.len() + errors.len(), lines(&bytes).count());
-            parse_swaps(&bytes);
-            cmdline_root(&bytes);
-            unescape(&bytes);
+            let (swaps, errors) = parse_swaps(&bytes);
+            prop_assert!(swaps.len() + errors.len() <= lines(&bytes).count());
+            prop_assert!(cmdline_root(&bytes).is_none_or(|root| root.len() <= 3 * bytes.len()));
+            prop_assert!(unescape(&bytes).len() <= 3 * bytes.len());
         }
 
         #[test]

@@ -113,7 +113,7 @@ impl Observer {
         reader: &Reader,
     ) {
         self.remembered.retain(|name, _| devices.contains_key(name));
-        let disks = names(devices, |device| device.is_whole_disk());
+        let disks = names(devices, BlockDevice::is_whole_disk);
         self.read_some(devices, disks, policy, reader);
         let partitions = names(devices, |device| !device.is_whole_disk());
         let mut apart = Vec::new();
@@ -152,7 +152,7 @@ impl Observer {
         let keys: Vec<_> = jobs.iter().map(|(_, _, key)| key.clone()).collect();
         let reader = reader.clone();
         let work = move |(target, path, key): (Target, String, Option<Key>), beat: &Beat| {
-            let activity = key.and_then(|_| reader.activity(path));
+            let activity = key.and_then(|_| reader.activity(&path));
             (activity, reader.content(&target, beat))
         };
         let timeout = policy.read_timeout;
@@ -392,7 +392,7 @@ fn prove_all(
     let reader = reader.clone();
     let (depth, samples) = (policy.proof, policy.samples);
     let work = move |(target, path): (Target, String), beat: &Beat| {
-        let activity = reader.activity(path);
+        let activity = reader.activity(&path);
         let mut tell = |done, total| {
             let mut counts = shared.lock().unwrap_or_else(PoisonError::into_inner);
             counts.insert(target.name.clone(), (done, total));
@@ -464,11 +464,11 @@ impl Reader {
     }
 
     /// `None` in a dump and for a dump: there is no second pass.
-    fn activity(&self, path: String) -> Option<Activity> {
+    fn activity(&self, path: &str) -> Option<Activity> {
         if self.blocks.is_some() {
             return None;
         }
-        activity(&self.host, &path, &mut Buffer::new())
+        activity(&self.host, path, &mut Buffer::new())
     }
 
     fn content(&self, target: &Target, beat: &Beat) -> Content {
