@@ -14,7 +14,7 @@ use super::memory::{Activity, Key, Remembered};
 use super::pool::{self, Beat, Ended, Watched};
 use super::proof::{Finding, prove};
 use super::read::ReadAt;
-use super::source::{Buffer, Part, Source};
+use super::source::Source;
 use super::{mounts, sysfs, udev};
 use crate::host::HostRoot;
 use crate::model::{
@@ -133,13 +133,12 @@ impl Observer {
         policy: &Policy,
         reader: &Reader,
     ) {
-        let mut buffer = Buffer::new();
         let mut jobs = Vec::new();
         for name in names {
             let Some(device) = devices.get(&name) else {
                 continue;
             };
-            let content = match self.known(device, policy, &mut buffer) {
+            let content = match self.known(device, policy) {
                 Ok(content) => content,
                 Err(target) => {
                     jobs.push((target, device.sys_path.clone(), Key::of(device)));
@@ -177,12 +176,7 @@ impl Observer {
     }
 
     /// The content as far as it is known without reading the device, or what must be read.
-    fn known(
-        &mut self,
-        device: &BlockDevice,
-        policy: &Policy,
-        buffer: &mut Buffer,
-    ) -> Result<Content, Target> {
+    fn known(&mut self, device: &BlockDevice, policy: &Policy) -> Result<Content, Target> {
         let target = match Target::of(device) {
             Ok(target) => target,
             Err(why) => {
@@ -201,7 +195,8 @@ impl Observer {
         }
         if let Some(remembered) = self.remembered.get(&device.name)
             && Key::of(device).as_ref() == Some(&remembered.key)
-            && activity(&self.host, &device.sys_path, buffer) == Some(remembered.activity)
+            && activity(&self.host, &device.sys_path) == Some(remembered.activity)
+            && Activity::is_counted(Source::new(&self.host), &device.sys_path)
         {
             return Ok(remembered.recall(policy));
         }
@@ -468,7 +463,7 @@ impl Reader {
         if self.blocks.is_some() {
             return None;
         }
-        activity(&self.host, path, &mut Buffer::new())
+        activity(&self.host, path)
     }
 
     fn content(&self, target: &Target, beat: &Beat) -> Content {
@@ -511,14 +506,11 @@ impl Reader {
     }
 }
 
-fn activity(host: &HostRoot, sys_path: &str, buffer: &mut Buffer) -> Option<Activity> {
-    if host.dump {
-        return None;
-    }
-    let dir = Source::new(host)
-        .open(Part::Sys, sys_path.to_owned())
-        .ok()?;
-    Activity::read(&dir, buffer)
+/// The kernel's counts; a dump has none, and no second pass either.
+fn activity(host: &HostRoot, sys_path: &str) -> Option<Activity> {
+    let live = !host.dump;
+    live.then(|| Activity::read(Source::new(host), sys_path))
+        .flatten()
 }
 
 fn names(
