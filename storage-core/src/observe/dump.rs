@@ -110,7 +110,8 @@ pub fn write_dump(
     let empty: Vec<KernelName> = empty(&observation);
     let names: BTreeSet<&KernelName> = empty.iter().collect();
     observer.prove_with(&mut observation, &names, policy, &Silent, &reader);
-    let root = mounts::to_dump(source, policy).map_err(failed(&policy.mount_root))?;
+    let root = mounts::to_dump(source, policy, &observation.host.mount_root)
+        .map_err(failed(&policy.mount_root))?;
 
     let mask = anonymize.then(|| Mask::of(&observation));
     let mut files = write_tree(dir, recorder.into_inner(), mask.as_ref())?;

@@ -258,7 +258,7 @@ mod tests {
             }
             let mut page = vec![0, 0x83, 1, 0];
             page.extend_from_slice(&bytes);
-            vpd_wwn(&page);
+            prop_assert!(vpd_wwn(&page).is_none_or(|wwn| wwn.len() <= MAX_TEXT));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::model::{Blankness, BlockDevice, Content, DevNum, Policy, ProofDepth};
 
-use super::source::{Buffer, Dir};
+use super::source::{Part, Source};
 
 /// What must be the same for a content to be the same. A device without a disk sequence number has no key:
 /// its number could have gone to another disk unseen.
@@ -40,19 +40,21 @@ pub(crate) struct Activity {
 }
 
 impl Activity {
-    /// `None` when the kernel does not count.
-    pub(crate) fn read(dir: &Dir<'_>, buffer: &mut Buffer) -> Option<Self> {
+    /// The counts now; `None` when they cannot be read.
+    pub(crate) fn read(source: Source<'_>, sys_path: &str) -> Option<Self> {
+        Self::parse(&source.read(Part::Sys, &format!("{sys_path}/stat")).ok()?)
+    }
+
+    /// Whether the counts still mean anything: an administrator can switch them off.
+    pub(crate) fn is_counted(source: Source<'_>, sys_path: &str) -> bool {
         // Of a partition, `queue` is one level up.
-        let counted = ["queue/iostats", "../queue/iostats"]
-            .into_iter()
-            .find_map(|name| {
-                let bytes = dir.read(name, buffer).ok()?;
-                Some(bytes.first() != Some(&b'0'))
-            });
-        if counted != Some(true) {
-            return None;
-        }
-        Self::parse(dir.read("stat", buffer).ok()?)
+        let disk = sys_path.rsplit_once('/').map_or("", |(disk, _)| disk);
+        let iostats = [sys_path, disk].into_iter().find_map(|path| {
+            source
+                .read(Part::Sys, &format!("{path}/queue/iostats"))
+                .ok()
+        });
+        iostats.is_some_and(|text| text.first() == Some(&b'1'))
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {

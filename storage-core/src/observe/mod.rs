@@ -31,3 +31,5 @@ pub use observer::{Observer, observe_device_fresh, prove_device_fresh};
 
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -384,7 +384,11 @@ fn mount_root(source: Source<'_>, policy: &Policy, mounts: &[Mount]) -> MountRoo
     facts.exists = reached;
     if reached && facts.faults.is_empty() {
         match entries(&source.host.resolve(&policy.mount_root)) {
-            Ok(entries) => facts.entries = entries,
+            Ok(entries) => {
+                let is_free = |name: &&String| is_free(source, &policy.mount_root, name, mounts);
+                facts.free = entries.iter().filter(is_free).cloned().collect();
+                facts.entries = entries;
+            }
             Err(error) => facts.faults.push(format!(
                 "{} cannot be listed: {error}",
                 policy.mount_root.display()
@@ -436,6 +440,27 @@ fn judge(path: &Path, stat: &Stat) -> Option<String> {
     })
 }
 
+/// Whether a new disk may use the directory. What cannot be examined is not free.
+fn is_free(source: Source<'_>, root: &Path, name: &str, mounts: &[Mount]) -> bool {
+    let path = root.join(name);
+    // Nothing that is mounted is touched: its filesystem could hang.
+    if mounts.iter().any(|mount| Path::new(&mount.point) == path) {
+        return false;
+    }
+    let path = source.host.resolve(&path);
+    let ordinary =
+        fs_stat(&path).is_some_and(|stat| judge(&path, &stat).is_none() && stat.mode & 0o777 != 0);
+    ordinary && std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+fn fs_stat(path: &Path) -> Option<Stat> {
+    let stat = std::fs::symlink_metadata(path).ok()?;
+    Some(Stat {
+        mode: stat.mode(),
+        uid: stat.uid(),
+    })
+}
+
 fn entries(path: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(path)?.take(MAX_ENTRIES) {
@@ -446,8 +471,12 @@ fn entries(path: &Path) -> io::Result<Vec<String>> {
 }
 
 /// The dump's text about the mount root: `stat <mode in octal> <uid> <path>` for each component that stands,
-/// `entry <name>` for each name below it; paths and names with the mount table's escapes.
-pub(crate) fn to_dump(source: Source<'_>, policy: &Policy) -> io::Result<String> {
+/// `entry <name>` for each name below it, and `free <name>` for those that a new disk may use; paths and names with the mount table's escapes.
+pub(crate) fn to_dump(
+    source: Source<'_>,
+    policy: &Policy,
+    facts: &MountRootFacts,
+) -> io::Result<String> {
     let mut text = String::new();
     for path in ancestors(&policy.mount_root) {
         match std::fs::symlink_metadata(source.host.resolve(path)) {
@@ -459,8 +488,11 @@ pub(crate) fn to_dump(source: Source<'_>, policy: &Policy) -> io::Result<String>
             Err(error) => return Err(error),
         }
     }
-    for name in entries(&source.host.resolve(&policy.mount_root))? {
-        text.push_str(&format!("entry {}\n", escape(&name)));
+    for name in &facts.entries {
+        text.push_str(&format!("entry {}\n", escape(name)));
+    }
+    for name in &facts.free {
+        text.push_str(&format!("free {}\n", escape(name)));
     }
     Ok(text)
 }
@@ -485,6 +517,9 @@ fn from_dump(text: &str, root: &Path) -> MountRootFacts {
             (Some("entry"), Some(name), None, None) => {
                 facts.entries.push(unescape(name.as_bytes()));
             }
+            (Some("free"), Some(name), None, None) => {
+                facts.free.push(unescape(name.as_bytes()));
+            }
             _ => facts
                 .faults
                 .push(format!("the dump's line {line:?} is unclear")),
@@ -492,6 +527,7 @@ fn from_dump(text: &str, root: &Path) -> MountRootFacts {
     }
     if !facts.faults.is_empty() {
         facts.entries.clear();
+        facts.free.clear();
     }
     facts
 }
@@ -619,10 +655,11 @@ mod tests {
 
     #[test]
     fn the_mount_root_of_a_dump_is_judged_like_the_live_one() {
-        let text = "stat 40755 0 /\nstat 40755 0 /mnt\nstat 40755 0 /mnt/longhorn\nentry sdb1\nentry a\\040b\n";
+        let text = "stat 40755 0 /\nstat 40755 0 /mnt\nstat 40755 0 /mnt/longhorn\nentry sdb1\nentry a\\040b\nfree sdb1\n";
         let facts = from_dump(text, Path::new("/mnt/longhorn"));
         assert!(facts.exists && facts.faults.is_empty());
         assert_eq!(facts.entries, ["sdb1", "a b"]);
+        assert_eq!(facts.free, ["sdb1"]);
         assert!(!from_dump("stat 40755 0 /\n", Path::new("/mnt/longhorn")).exists);
     }
 
@@ -633,9 +670,10 @@ mod tests {
         fn no_bytes_make_the_parsers_panic_and_no_line_is_lost(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let (mounts, errors) = parse_mountinfo(&bytes);
             prop_assert_eq!(mounts.len() + errors.len(), lines(&bytes).count());
-            parse_swaps(&bytes);
-            cmdline_root(&bytes);
-            unescape(&bytes);
+            let (swaps, errors) = parse_swaps(&bytes);
+            prop_assert!(swaps.len() + errors.len() <= lines(&bytes).count());
+            prop_assert!(cmdline_root(&bytes).is_none_or(|root| root.len() <= 3 * bytes.len()));
+            prop_assert!(unescape(&bytes).len() <= 3 * bytes.len());
         }
 
         #[test]

@@ -14,7 +14,7 @@ use super::memory::{Activity, Key, Remembered};
 use super::pool::{self, Beat, Ended, Watched};
 use super::proof::{Finding, prove};
 use super::read::ReadAt;
-use super::source::{Buffer, Part, Source};
+use super::source::Source;
 use super::{mounts, sysfs, udev};
 use crate::host::HostRoot;
 use crate::model::{
@@ -113,7 +113,7 @@ impl Observer {
         reader: &Reader,
     ) {
         self.remembered.retain(|name, _| devices.contains_key(name));
-        let disks = names(devices, |device| device.is_whole_disk());
+        let disks = names(devices, BlockDevice::is_whole_disk);
         self.read_some(devices, disks, policy, reader);
         let partitions = names(devices, |device| !device.is_whole_disk());
         let mut apart = Vec::new();
@@ -133,13 +133,12 @@ impl Observer {
         policy: &Policy,
         reader: &Reader,
     ) {
-        let mut buffer = Buffer::new();
         let mut jobs = Vec::new();
         for name in names {
             let Some(device) = devices.get(&name) else {
                 continue;
             };
-            let content = match self.known(device, policy, &mut buffer) {
+            let content = match self.known(device, policy) {
                 Ok(content) => content,
                 Err(target) => {
                     jobs.push((target, device.sys_path.clone(), Key::of(device)));
@@ -152,7 +151,7 @@ impl Observer {
         let keys: Vec<_> = jobs.iter().map(|(_, _, key)| key.clone()).collect();
         let reader = reader.clone();
         let work = move |(target, path, key): (Target, String, Option<Key>), beat: &Beat| {
-            let activity = key.and_then(|_| reader.activity(path));
+            let activity = key.and_then(|_| reader.activity(&path));
             (activity, reader.content(&target, beat))
         };
         let timeout = policy.read_timeout;
@@ -177,12 +176,7 @@ impl Observer {
     }
 
     /// The content as far as it is known without reading the device, or what must be read.
-    fn known(
-        &mut self,
-        device: &BlockDevice,
-        policy: &Policy,
-        buffer: &mut Buffer,
-    ) -> Result<Content, Target> {
+    fn known(&mut self, device: &BlockDevice, policy: &Policy) -> Result<Content, Target> {
         let target = match Target::of(device) {
             Ok(target) => target,
             Err(why) => {
@@ -201,7 +195,8 @@ impl Observer {
         }
         if let Some(remembered) = self.remembered.get(&device.name)
             && Key::of(device).as_ref() == Some(&remembered.key)
-            && activity(&self.host, &device.sys_path, buffer) == Some(remembered.activity)
+            && activity(&self.host, &device.sys_path) == Some(remembered.activity)
+            && Activity::is_counted(Source::new(&self.host), &device.sys_path)
         {
             return Ok(remembered.recall(policy));
         }
@@ -392,7 +387,7 @@ fn prove_all(
     let reader = reader.clone();
     let (depth, samples) = (policy.proof, policy.samples);
     let work = move |(target, path): (Target, String), beat: &Beat| {
-        let activity = reader.activity(path);
+        let activity = reader.activity(&path);
         let mut tell = |done, total| {
             let mut counts = shared.lock().unwrap_or_else(PoisonError::into_inner);
             counts.insert(target.name.clone(), (done, total));
@@ -464,11 +459,11 @@ impl Reader {
     }
 
     /// `None` in a dump and for a dump: there is no second pass.
-    fn activity(&self, path: String) -> Option<Activity> {
+    fn activity(&self, path: &str) -> Option<Activity> {
         if self.blocks.is_some() {
             return None;
         }
-        activity(&self.host, &path, &mut Buffer::new())
+        activity(&self.host, path)
     }
 
     fn content(&self, target: &Target, beat: &Beat) -> Content {
@@ -511,14 +506,11 @@ impl Reader {
     }
 }
 
-fn activity(host: &HostRoot, sys_path: &str, buffer: &mut Buffer) -> Option<Activity> {
-    if host.dump {
-        return None;
-    }
-    let dir = Source::new(host)
-        .open(Part::Sys, sys_path.to_owned())
-        .ok()?;
-    Activity::read(&dir, buffer)
+/// The kernel's counts; a dump has none, and no second pass either.
+fn activity(host: &HostRoot, sys_path: &str) -> Option<Activity> {
+    let live = !host.dump;
+    live.then(|| Activity::read(Source::new(host), sys_path))
+        .flatten()
 }
 
 fn names(

@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::read::ReadAt;
@@ -60,32 +59,32 @@ pub(crate) enum Ended<R> {
     Panicked,
 }
 
-enum Message<R> {
-    Started {
-        job: usize,
-        beat: Arc<Beat>,
-        worker: Arc<Worker>,
-    },
-    Ended {
-        job: usize,
-        result: Option<R>,
-    },
+/// What the workers and the caller share.
+struct Shared<J, R, W> {
+    state: Mutex<State<J, R>>,
+    finished: Condvar,
+    work: W,
+}
+
+struct State<J, R> {
+    queue: VecDeque<(usize, J)>,
+    running: BTreeMap<usize, Arc<Worker>>,
+    results: BTreeMap<usize, Ended<R>>,
+    total: usize,
+}
+
+impl<J, R> State<J, R> {
+    fn is_complete(&self) -> bool {
+        self.results.len() >= self.total
+    }
 }
 
 #[derive(Debug, Default)]
 struct Worker {
+    beat: Beat,
     given_up: AtomicBool,
     back: Arc<AtomicBool>,
 }
-
-struct Running {
-    beat: Arc<Beat>,
-    worker: Arc<Worker>,
-    count: u64,
-    since: Instant,
-}
-
-type Queue<J> = Arc<Mutex<VecDeque<(usize, J)>>>;
 
 /// Runs `work` on every job; a job without a [`Beat`] for `timeout` is given up. Results are in the order of
 /// the jobs. `watch` is called now and then from the caller's own thread.
@@ -101,124 +100,106 @@ where
     W: Fn(J, &Beat) -> R + Send + Sync + 'static,
 {
     let total = jobs.len();
-    let work = Arc::new(work);
-    let queue: Queue<J> = Arc::new(Mutex::new(jobs.into_iter().enumerate().collect()));
-    let (sender, receiver) = channel();
-    let mut lost = 0;
+    let shared = Arc::new(Shared {
+        state: Mutex::new(State {
+            queue: jobs.into_iter().enumerate().collect(),
+            running: BTreeMap::new(),
+            results: BTreeMap::new(),
+            total,
+        }),
+        finished: Condvar::new(),
+        work,
+    });
+    let mut workers = 0;
     for _ in 0..total.min(MAX_WORKERS) {
-        lost += usize::from(!start(&queue, &work, &sender));
+        workers += usize::from(start(&shared));
     }
-    if lost > 0 && lost == total.min(MAX_WORKERS) {
-        // Not one thread could be had: nothing was read.
-        return (0..total).map(|_| Ended::Panicked).collect();
+    let wake = (timeout / 4).clamp(Duration::from_millis(5), Duration::from_millis(200));
+    let mut seen: BTreeMap<usize, (u64, Instant)> = BTreeMap::new();
+    let mut state = lock(&shared.state);
+    // Without one worker, for the system gives no thread, nothing is read and nothing is waited for.
+    while !state.is_complete() && workers > 0 {
+        let (woken, _) = shared
+            .finished
+            .wait_timeout(state, wake)
+            .unwrap_or_else(PoisonError::into_inner);
+        state = woken;
+        for job in stuck(&state.running, &mut seen, timeout) {
+            let Some(worker) = state.running.remove(&job) else {
+                continue;
+            };
+            worker.given_up.store(true, Ordering::SeqCst);
+            let back = Arc::clone(&worker.back);
+            state.results.insert(job, Ended::Stuck(back));
+            workers -= usize::from(!start(&shared));
+        }
+        drop(state);
+        watch();
+        state = lock(&shared.state);
     }
-    let replace = || start(&queue, &work, &sender);
-    collect(total, timeout, &receiver, &replace, watch)
+    state.queue.clear();
+    (0..total)
+        .map(|job| state.results.remove(&job).unwrap_or(Ended::Panicked))
+        .collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Starts one worker; `false` when the system gives no thread.
-fn start<J, R, W>(queue: &Queue<J>, work: &Arc<W>, sender: &Sender<Message<R>>) -> bool
+fn start<J, R, W>(shared: &Arc<Shared<J, R, W>>) -> bool
 where
     J: Send + 'static,
     R: Send + 'static,
     W: Fn(J, &Beat) -> R + Send + Sync + 'static,
 {
-    let (queue, work, sender) = (Arc::clone(queue), Arc::clone(work), sender.clone());
-    let body = move || {
-        let worker = Arc::new(Worker::default());
-        loop {
-            let next = queue
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop_front();
-            let Some((job, input)) = next else { break };
-            let beat = Arc::new(Beat::default());
-            let started = Message::Started {
-                job,
-                beat: Arc::clone(&beat),
-                worker: Arc::clone(&worker),
-            };
-            if sender.send(started).is_err() {
-                break;
-            }
-            let result = catch_unwind(AssertUnwindSafe(|| work(input, &beat))).ok();
-            let sent = sender.send(Message::Ended { job, result });
-            if sent.is_err() || worker.given_up.load(Ordering::SeqCst) {
-                break;
-            }
-        }
-        worker.back.store(true, Ordering::SeqCst);
-    };
+    let shared = Arc::clone(shared);
     std::thread::Builder::new()
         .name("observe".to_owned())
-        .spawn(body)
+        .spawn(move || {
+            let worker = Arc::new(Worker::default());
+            serve(&shared, &worker);
+            worker.back.store(true, Ordering::SeqCst);
+        })
         .is_ok()
 }
 
-fn collect<R>(
-    total: usize,
-    timeout: Duration,
-    receiver: &Receiver<Message<R>>,
-    replace: &dyn Fn() -> bool,
-    watch: &mut dyn FnMut(),
-) -> Vec<Ended<R>> {
-    let mut results: BTreeMap<usize, Ended<R>> = BTreeMap::new();
-    let mut running: BTreeMap<usize, Running> = BTreeMap::new();
-    let wake = (timeout / 4).clamp(Duration::from_millis(5), Duration::from_millis(200));
-    let mut checked = Instant::now();
-    let mut workers = total.min(MAX_WORKERS);
-    while results.len() < total {
-        match receiver.recv_timeout(wake) {
-            Ok(Message::Started { job, beat, worker }) => {
-                let (count, since) = (beat.count(), Instant::now());
-                let entry = Running {
-                    beat,
-                    worker,
-                    count,
-                    since,
-                };
-                running.insert(job, entry);
-            }
-            Ok(Message::Ended { job, result }) => {
-                running.remove(&job);
-                results
-                    .entry(job)
-                    .or_insert(result.map_or(Ended::Panicked, Ended::Done));
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break,
+fn serve<J, R, W: Fn(J, &Beat) -> R>(shared: &Shared<J, R, W>, worker: &Arc<Worker>) {
+    let mut state = lock(&shared.state);
+    while let Some((job, input)) = state.queue.pop_front() {
+        worker.beat.tick();
+        state.running.insert(job, Arc::clone(worker));
+        drop(state);
+        let result = catch_unwind(AssertUnwindSafe(|| (shared.work)(input, &worker.beat)));
+        state = lock(&shared.state);
+        if worker.given_up.load(Ordering::SeqCst) {
+            return; // the answer comes too late, and another has taken this worker's place
         }
-        if checked.elapsed() < wake {
-            continue;
-        }
-        checked = Instant::now();
-        watch();
-        for job in stuck(&mut running, timeout) {
-            if let Some(entry) = running.remove(&job) {
-                entry.worker.given_up.store(true, Ordering::SeqCst);
-                let back = Arc::clone(&entry.worker.back);
-                results.entry(job).or_insert(Ended::Stuck(back));
-                workers -= usize::from(!replace());
-            }
-        }
-        if workers == 0 {
-            break;
+        state.running.remove(&job);
+        let ended = result.map_or(Ended::Panicked, Ended::Done);
+        state.results.insert(job, ended);
+        if state.is_complete() {
+            shared.finished.notify_all();
         }
     }
-    (0..total)
-        .map(|job| results.remove(&job).unwrap_or(Ended::Panicked))
-        .collect()
 }
 
-/// Jobs without progress for `timeout`.
-fn stuck(running: &mut BTreeMap<usize, Running>, timeout: Duration) -> Vec<usize> {
+/// Jobs without progress for `timeout`; `seen` keeps the last count of each and since when it stands.
+fn stuck(
+    running: &BTreeMap<usize, Arc<Worker>>,
+    seen: &mut BTreeMap<usize, (u64, Instant)>,
+    timeout: Duration,
+) -> Vec<usize> {
+    let now = Instant::now();
+    seen.retain(|job, _| running.contains_key(job));
     let mut stuck = Vec::new();
-    for (job, entry) in running {
-        let count = entry.beat.count();
-        if count != entry.count {
-            entry.count = count;
-            entry.since = Instant::now();
-        } else if entry.since.elapsed() >= timeout {
+    for (job, worker) in running {
+        let count = worker.beat.count();
+        let (last, since) = seen.entry(*job).or_insert((count, now));
+        if *last != count {
+            (*last, *since) = (count, now);
+        } else if now.duration_since(*since) >= timeout {
             stuck.push(*job);
         }
     }
@@ -227,6 +208,8 @@ fn stuck(running: &mut BTreeMap<usize, Running>, timeout: Duration) -> Vec<usize
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+
     use super::*;
 
     #[test]

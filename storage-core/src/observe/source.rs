@@ -131,11 +131,13 @@ impl<'a> Source<'a> {
     /// Reads a whole file.
     pub(crate) fn read(&self, part: Part, path: &str) -> io::Result<Vec<u8>> {
         let file = File::open(self.path(part, path))?;
-        let mut bytes = Vec::new();
+        // Room for any attribute: one read for it and one that says it was all.
+        let mut bytes = Vec::with_capacity(4096);
         file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > MAX_FILE {
             return Err(invalid(format!("holds more than {MAX_FILE} bytes")));
         }
+        bytes.shrink_to_fit();
         self.note(part, || path.to_owned(), || Got::File(bytes.clone()));
         Ok(bytes)
     }

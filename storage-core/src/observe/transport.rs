@@ -124,10 +124,13 @@ fn numbered(component: &str, prefix: &str) -> bool {
         .is_some_and(|rest| rest.bytes().next().is_some_and(|b| b.is_ascii_digit()))
 }
 
+/// What a component of a path tells.
+type Mark<'a> = (&'a dyn Fn(&str) -> bool, Transport);
+
 fn by_path(path: &str) -> Guess<'_> {
     let has = |test: &dyn Fn(&str) -> bool| path.split('/').any(test);
     // Networks first: an offload adapter is a PCI device too. The order matters, the first hit tells.
-    let network: [(&dyn Fn(&str) -> bool, Transport); 4] = [
+    let network: [Mark<'_>; 4] = [
         (&|c| numbered(c, "session"), Transport::Iscsi),
         (&|c| c.starts_with("rport-"), Transport::Fc),
         (&|c| c == "nvme-fabrics", Transport::NvmeFabrics),
@@ -149,7 +152,7 @@ fn by_path(path: &str) -> Guess<'_> {
     {
         return Guess::NvmeController(at.0);
     }
-    let local: [(&dyn Fn(&str) -> bool, Transport); 9] = [
+    let local: [Mark<'_>; 9] = [
         (&|c| numbered(c, "usb"), Transport::Usb),
         (&|c| c == "mmc_host", Transport::Mmc),
         (&|c| numbered(c, "fw"), Transport::Firewire),
