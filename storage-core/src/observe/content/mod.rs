@@ -129,6 +129,24 @@ pub fn examine(device: &dyn ReadAt, what: &str) -> Content {
     content
 }
 
+/// The GPT of `device` alone, whole or damaged, whatever else is on it.
+#[must_use]
+pub fn read_gpt(device: &dyn ReadAt, what: &str) -> Option<PartitionTable> {
+    let mut reads = Reads::new(device, what);
+    let mut whole = reads.whole();
+    let mbr = dos::Mbr::read(&mut whole);
+    gpt::find(&mut whole, mbr.as_ref()).map(|found| found.table)
+}
+
+/// The DOS partition table of `device` alone, its logical partitions included, whatever else is on it.
+#[must_use]
+pub fn read_dos(device: &dyn ReadAt, what: &str) -> Option<PartitionTable> {
+    let mut reads = Reads::new(device, what);
+    let mut whole = reads.whole();
+    let mbr = dos::Mbr::read(&mut whole)?;
+    dos::table(&mut whole, &mbr, false)
+}
+
 /// Every kind of superblock and partition table that can be named, with the source of the fact. GPT and DOS tables
 /// are parsed and not listed here.
 pub fn known() -> impl Iterator<Item = (&'static str, SignatureClass, &'static str)> {
