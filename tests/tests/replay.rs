@@ -85,10 +85,11 @@ fn prefixes(log: &[Entry], full: bool) -> Vec<usize> {
     own.into_iter().collect()
 }
 
+/// Dropped in this order.
 struct Bench {
-    host: SimHost,
-    foreign: Arc<SimDisk>,
     foreign_device: LoopDisk,
+    foreign: Arc<SimDisk>,
+    host: SimHost,
     sandbox: Sandbox,
 }
 
