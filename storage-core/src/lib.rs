@@ -69,4 +69,5 @@ pub mod ondisk;
 pub mod persist;
 pub mod plan;
 pub mod progress;
+pub mod report;
 pub mod sys;
