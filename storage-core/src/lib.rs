@@ -71,4 +71,5 @@ pub mod persist;
 pub mod pipeline;
 pub mod plan;
 pub mod progress;
+pub mod report;
 pub mod sys;
