@@ -14,6 +14,11 @@ mod selector;
 mod system;
 mod wanted;
 
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+pub(crate) mod testing;
+
 use context::Context;
 use rules::{Cost, Finding, Outcome, RULES, Remedy, Rule, Subject};
 
