@@ -35,6 +35,9 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 /// Bytes zeroed at either end of each old partition, and around each old signature.
 const WIPE_GRAIN: u64 = 1 << 20;
 
+/// The most rounds of a wipe: copies of a superblock come to light one after the other.
+const WIPE_ROUNDS: u32 = 16;
+
 /// What all disks of one run share. Owned: a thread that is stuck outlives the call.
 pub(super) struct Run {
     pub(super) host: HostRoot,
@@ -204,22 +207,33 @@ impl<'a> Work<'a> {
     /// Zeroes, on a disk whose overwriting was approved, everything by which it is recognised: both windows,
     /// the surroundings of every signature, and both ends of every old partition.
     fn wipe(&mut self) -> Result<Done, ApplyError> {
-        let clearance = self.look(Purpose::Write)?;
-        let Right::Approved = clearance.right() else {
-            return Err(
-                self.bad_plan("the disk to be wiped is not one whose overwriting was approved")
-            );
-        };
-        let ranges = wipe_ranges(&clearance, &self.locked);
-        for (offset, length) in &ranges {
-            clearance.zero(*offset, *length, "zeros over the old content", self.watch)?;
+        let (mut bytes, mut places) = (0, 0);
+        for round in 0.. {
+            let clearance = self.look(Purpose::Write)?;
+            let Right::Approved = clearance.right() else {
+                return Err(self.bad_plan("the overwriting of the disk was not approved"));
+            };
+            let content = &clearance.seen().content;
+            if round > 0 && content.signatures.is_empty() && content.table.is_none() {
+                break;
+            }
+            if round == WIPE_ROUNDS {
+                return Err(self.not_verified("after many wipes it still shows signatures"));
+            }
+            // With the first superblock gone, its copies elsewhere are seen.
+            for (offset, length) in wipe_ranges(&clearance, &self.locked) {
+                clearance.zero(offset, length, "zeros over the old content", self.watch)?;
+                bytes += length;
+                places += 1;
+            }
+            clearance.flush()?;
+            self.phase = Phase::Wiping;
         }
-        clearance.flush()?;
-        let bytes: u64 = ranges.iter().map(|r| r.1).sum();
-        let text = format!("zeroed {bytes} bytes in {} places", ranges.len());
         self.phase = Phase::Wiped;
         self.look(Purpose::Write)?;
-        Ok(Done::changed(text))
+        Ok(Done::changed(format!(
+            "zeroed {bytes} bytes in {places} places"
+        )))
     }
 
     fn write_record(&mut self, layout: Layout) -> Result<Done, ApplyError> {

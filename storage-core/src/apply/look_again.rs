@@ -38,6 +38,8 @@ use crate::sys;
 pub(super) enum Phase {
     /// Nothing: it must be as it was planned on.
     Untouched,
+    /// Parts of its old content were wiped by approval.
+    Wiping,
     /// Its old content was wiped by approval.
     Wiped,
     /// It carries this record, whatever its state.
@@ -215,8 +217,8 @@ impl Eyes for Fresh {
         observation
     }
 
-    fn classify(&self, _observation: &Observation, _policy: &Policy) -> Classification {
-        Classification::default()
+    fn classify(&self, observation: &Observation, policy: &Policy) -> Classification {
+        crate::classify::classify(observation, policy)
     }
 }
 
@@ -308,6 +310,10 @@ pub(super) fn look_again<'l>(
                 }
                 Basis::Ready => Right::Ours(ours(verdict, seen, None, true).map_err(changed)?),
             }
+        }
+        Phase::Wiping => {
+            nobody_has_it(verdict).map_err(changed)?;
+            Right::Approved
         }
         Phase::Wiped => wiped(verdict, seen, locked).map_err(changed)?,
         Phase::Ours(record) => {
@@ -473,8 +479,8 @@ fn ours(
     Ok(claim.clone())
 }
 
-/// After the wipe: nothing recognisable is left and both windows are zero.
-fn wiped(verdict: &Verdict, seen: &BlockDevice, locked: &Locked) -> Result<Right, String> {
+/// Whether the rules that an approval cannot lift still pass: the old content no longer tells.
+fn nobody_has_it(verdict: &Verdict) -> Result<(), String> {
     let strong = |kind| {
         matches!(
             kind,
@@ -488,6 +494,12 @@ fn wiped(verdict: &Verdict, seen: &BlockDevice, locked: &Locked) -> Result<Right
     if let Some(reason) = verdict.reasons.iter().find(|r| strong(r.kind)) {
         return Err(reason.text.clone());
     }
+    Ok(())
+}
+
+/// After the wipe: nothing recognisable is left and both windows are zero.
+fn wiped(verdict: &Verdict, seen: &BlockDevice, locked: &Locked) -> Result<Right, String> {
+    nobody_has_it(verdict)?;
     if let Some(table) = &seen.content.table {
         return Err(format!("after the wipe it shows a {} table", table.label));
     }
