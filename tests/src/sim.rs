@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -439,6 +440,33 @@ pub struct SimHost {
     shared: Arc<Shared>,
     dir: PathBuf,
     session: Option<BackgroundSession>,
+    watchdog: Child,
+}
+
+/// Cuts the connection when this process is killed: a thread of it that waits in the kernel for a disk that
+/// nobody serves any more would keep it from ending for ever.
+fn watchdog(dir: &Path) -> Child {
+    const CONTROL: &str = "/sys/fs/fuse/connections";
+    let device = nix::sys::stat::stat(dir)
+        .expect("a mounted filesystem")
+        .st_dev;
+    let connection = nix::sys::stat::minor(device);
+    let script = "while read -r line < /proc/$1/stat; do
+            case ${line##*)} in ' Z'*) break;; esac
+            sleep 1
+        done
+        mountpoint -q $2 || mount -t fusectl none $2
+        echo 1 > $2/$3/abort";
+    Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "watchdog"])
+        .args([
+            &std::process::id().to_string(),
+            CONTROL,
+            &connection.to_string(),
+        ])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a shell")
 }
 
 impl SimHost {
@@ -458,6 +486,7 @@ impl SimHost {
             shared,
             dir: dir.to_path_buf(),
             session: Some(session),
+            watchdog: watchdog(dir),
         }
     }
 
@@ -509,6 +538,9 @@ impl Drop for SimHost {
             && let Err(e) = session.umount_and_join()
         {
             eprintln!("{}: cannot unmount: {e}", self.dir.display());
+        }
+        if let Err(e) = self.watchdog.kill().and_then(|()| self.watchdog.wait()) {
+            eprintln!("{}: cannot end the watchdog: {e}", self.dir.display());
         }
     }
 }

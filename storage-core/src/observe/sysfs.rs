@@ -249,7 +249,9 @@ fn read_device(
     );
     device.sys_path.clone_from(&entry.path);
     device.diskseq = uevent.diskseq;
-    if uevent.dev.is_none() || entry.name.as_str().starts_with("nvme") {
+    // Only whole disks have the attribute.
+    let disk_of_nvme = uevent.kind == Some(Kind::Disk) && entry.name.as_str().starts_with("nvme");
+    if uevent.dev.is_none() || disk_of_nvme {
         device.hidden = probe.flag("hidden").unwrap_or(false);
     }
     if uevent.dev.is_none() && !device.hidden {
