@@ -43,6 +43,30 @@ pub fn report(
     outcomes: &[Outcome],
     detail: Detail,
 ) -> NodeReport {
+    build(producer, observation, classification, plan, outcomes, detail, None)
+}
+
+/// Builds the report of one device, which may be a partition, with every check.
+#[must_use]
+pub fn report_one(
+    producer: Producer<'_>,
+    observation: &Observation,
+    classification: &Classification,
+    plan: &Plan,
+    device: &KernelName,
+) -> NodeReport {
+    build(producer, observation, classification, plan, &[], Detail::Checks, Some(device))
+}
+
+fn build(
+    producer: Producer<'_>,
+    observation: &Observation,
+    classification: &Classification,
+    plan: &Plan,
+    outcomes: &[Outcome],
+    detail: Detail,
+    only: Option<&KernelName>,
+) -> NodeReport {
     let input = Input {
         observation,
         classification,
@@ -53,7 +77,7 @@ pub fn report(
     let disks: Vec<DiskReport> = observation
         .devices
         .values()
-        .filter(|d| d.is_whole_disk())
+        .filter(|d| only.map_or(d.is_whole_disk(), |name| d.name == *name))
         .map(|d| input.disk(d))
         .collect();
     let seen = &observation.witnesses;
@@ -71,12 +95,12 @@ pub fn report(
         node_reasons: classification.node.iter().map(reason).collect(),
         errors: strings(&observation.host.errors),
         refused: plan.refused.clone(),
-        summary: summary(&disks, plan, outcomes),
+        summary: summary(&disks, outcomes),
         disks,
     }
 }
 
-fn summary(disks: &[DiskReport], plan: &Plan, outcomes: &[Outcome]) -> Summary {
+fn summary(disks: &[DiskReport], outcomes: &[Outcome]) -> Summary {
     let mut verdicts = BTreeMap::new();
     for disk in disks {
         *verdicts.entry(disk.verdict.clone()).or_insert(0) += 1;
@@ -85,7 +109,7 @@ fn summary(disks: &[DiskReport], plan: &Plan, outcomes: &[Outcome]) -> Summary {
     Summary {
         disks: disks.len(),
         verdicts,
-        planned: plan.disks.len(),
+        planned: disks.iter().filter(|d| !d.plan.is_empty()).count(),
         failed: outcomes.iter().filter(failed).count(),
     }
 }

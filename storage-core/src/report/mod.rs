@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use build::{Detail, Producer, report};
+pub use build::{Detail, Producer, report, report_one};
 pub use words::{contents, proof_sentence, size as size_in_words};
 
 /// Name and version of the report's schema. Fields may be added under one version, never changed or removed.
