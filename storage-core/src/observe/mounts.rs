@@ -471,7 +471,8 @@ fn entries(path: &Path) -> io::Result<Vec<String>> {
 }
 
 /// The dump's text about the mount root: `stat <mode in octal> <uid> <path>` for each component that stands,
-/// `entry <name>` for each name below it, and `free <name>` for those that a new disk may use; paths and names with the mount table's escapes.
+/// `entry <name>` for each name below it, and `free <name>` for those that a new disk may use; paths and names
+/// with the mount table's escapes.
 pub(crate) fn to_dump(
     source: Source<'_>,
     policy: &Policy,

@@ -148,7 +148,7 @@ fn entries(source: Source<'_>, only: Option<&KernelName>) -> (Vec<Entry>, Vec<Re
             }
         };
         match class.link(&text) {
-            Ok(target) => match canonical(&target) {
+            Ok(target) => match canonical(CLASS, &target) {
                 Some(path) => entries.push(Entry { name, path }),
                 None => errors.push(malformed(
                     class.shown(&text),
@@ -162,14 +162,19 @@ fn entries(source: Source<'_>, only: Option<&KernelName>) -> (Vec<Entry>, Vec<Re
     (entries, errors)
 }
 
-/// `../../devices/…` as a path below `/sys`.
-fn canonical(target: &str) -> Option<String> {
-    let path = target.trim_start_matches("../");
-    let sound = path.starts_with("devices/")
-        && path
-            .split('/')
-            .all(|part| !part.is_empty() && part != "." && part != "..");
-    sound.then(|| path.to_owned())
+/// Where a link in the directory `base` leads, as a path below `/sys/devices`.
+fn canonical(base: &str, target: &str) -> Option<String> {
+    let mut parts: Vec<&str> = base.split('/').collect();
+    for part in target.split('/') {
+        match part {
+            "" | "." => return None,
+            ".." => {
+                parts.pop()?;
+            }
+            part => parts.push(part),
+        }
+    }
+    (parts.len() > 1 && parts.first() == Some(&"devices")).then(|| parts.join("/"))
 }
 
 /// Entries of one disk and of what lies below its directory, the disk first.
@@ -610,7 +615,19 @@ impl Probe<'_, '_> {
                 Ok(links)
             });
         match links {
-            Ok(links) => links.iter().filter_map(|link| canonical(link)).collect(),
+            Ok(links) => {
+                let mut found = Vec::new();
+                for link in links {
+                    match canonical(path, &link) {
+                        Some(controller) => found.push(controller),
+                        None => self.errors.push(malformed(
+                            Source::shown(Part::Sys, path),
+                            format!("a controller's link leads to {link:?}"),
+                        )),
+                    }
+                }
+                found
+            }
             Err(error) => {
                 let what = Source::shown(Part::Sys, path);
                 self.errors.push(unreadable(what, &error));
