@@ -30,6 +30,8 @@ pub struct Observer {
     remembered: BTreeMap<KernelName, Remembered>,
     /// Devices with a read that has not come back; set when it has.
     stuck: BTreeMap<(KernelName, DevNum), Arc<AtomicBool>>,
+    /// Devices read since the last pass began.
+    read: BTreeSet<KernelName>,
 }
 
 impl Observer {
@@ -40,6 +42,7 @@ impl Observer {
             host: Arc::new(host),
             remembered: BTreeMap::new(),
             stuck: BTreeMap::new(),
+            read: BTreeSet::new(),
         }
     }
 
@@ -52,6 +55,12 @@ impl Observer {
     /// Forgets all contents: the next pass reads every device. Reads that hang stay known.
     pub fn forget(&mut self) {
         self.remembered.clear();
+    }
+
+    /// Devices whose content was read, and not recalled, by the last pass and the proofs after it.
+    #[must_use]
+    pub fn devices_read(&self) -> &BTreeSet<KernelName> {
+        &self.read
     }
 
     /// One pass over the host. Never fails: what could not be read is in the result.
@@ -112,6 +121,7 @@ impl Observer {
         policy: &Policy,
         reader: &Reader,
     ) {
+        self.read.clear();
         self.remembered.retain(|name, _| devices.contains_key(name));
         let disks = names(devices, BlockDevice::is_whole_disk);
         self.read_some(devices, disks, policy, reader);
@@ -148,6 +158,7 @@ impl Observer {
             set_content(devices, &name, content);
         }
         let targets: Vec<Target> = jobs.iter().map(|(target, _, _)| target.clone()).collect();
+        self.read.extend(targets.iter().map(|t| t.name.clone()));
         let keys: Vec<_> = jobs.iter().map(|(_, _, key)| key.clone()).collect();
         let reader = reader.clone();
         let work = move |(target, path, key): (Target, String, Option<Key>), beat: &Beat| {
@@ -287,6 +298,7 @@ impl Observer {
             }
         }
         let targets: Vec<Target> = jobs.iter().map(|(target, _)| target.clone()).collect();
+        self.read.extend(targets.iter().map(|t| t.name.clone()));
         let timeout = policy.read_timeout;
         let results = prove_all(reader, jobs, policy, progress);
         for (target, ended) in targets.into_iter().zip(results) {
