@@ -88,7 +88,7 @@ impl Observer {
         let denied = denied(&devices);
         if denied > 0 {
             missing.push(format!(
-                "the contents of {denied} devices could not be read: permission denied; run as root"
+                "the contents of {denied} devices could not be read: permission denied; run as root, in a container privileged"
             ));
         }
         if !mountinfo {

@@ -137,8 +137,10 @@ mod present {
         devices: &mut BTreeMap<KernelName, BlockDevice>,
         names: impl Iterator<Item = &'a KernelName>,
     ) {
-        // The library knows only the real /sys and /run of this process.
-        if *host != HostRoot::live() || !host.run.join(CONTROL).exists() {
+        // The library knows only /sys, /dev and /run as this process sees them.
+        let live = HostRoot::live();
+        let same = (&host.sys, &host.dev, &host.run) == (&live.sys, &live.dev, &live.run);
+        if host.dump || !same || !host.run.join(CONTROL).exists() {
             return;
         }
         let names: Vec<&KernelName> = names.take(MAX_QUESTIONS).collect();
