@@ -54,7 +54,8 @@ impl Bench {
     fn new(bytes: u64, sector: u32) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("disk-discovery-apply-")
-            .tempdir()
+            // No ancestor of a mount root may be writable by others, as /tmp is.
+            .tempdir_in("/var/lib")
             .unwrap();
         let image = dir.path().join("image");
         File::create(&image).unwrap().set_len(bytes).unwrap();
@@ -98,8 +99,11 @@ impl Bench {
         KernelName::new(self.node.trim_start_matches("/dev/")).unwrap()
     }
 
+    /// What is seen, and what is planned for this test's disk: finished disks of other tests are ours too.
     fn survey(&self) -> Survey {
-        survey(&mut Observer::new(self.host.clone()), &self.policy, &Silent)
+        let mut survey = survey(&mut Observer::new(self.host.clone()), &self.policy, &Silent);
+        survey.plan.disks.retain(|d| d.device == self.device());
+        survey
     }
 
     fn apply(&self, survey: &Survey) -> Vec<Outcome> {
@@ -114,6 +118,12 @@ impl Bench {
     #[track_caller]
     fn converge(&self) -> Vec<Outcome> {
         let survey = self.survey();
+        assert!(
+            !survey.plan.is_empty(),
+            "nothing is planned: {:#?} {:#?}",
+            survey.classification.node,
+            survey.classification.verdicts[&self.device()].reasons
+        );
         let outcomes = self.apply(&survey);
         for outcome in &outcomes {
             assert!(
@@ -130,10 +140,8 @@ impl Bench {
             again.plan,
             again.classification.verdicts.get(&self.device())
         );
-        assert_eq!(
-            again.classification.verdicts[&self.device()].kind,
-            VerdictKind::Ours
-        );
+        let verdict = &again.classification.verdicts[&self.device()];
+        assert_eq!(verdict.kind, VerdictKind::Ours, "{:#?}", verdict.reasons);
         outcomes
     }
 

@@ -110,7 +110,7 @@ const DIRECTORY: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_CLOEXEC);
 
 /// Opens the mount root, made with mode 0755 where it is missing. No component may be a symlink, belong to
-/// anybody but root, or be writable by others (a sticky directory such as `/tmp` may be passed through).
+/// anybody but root, or be writable by others.
 fn open_mount_root(host: &HostRoot, root: &Path) -> Result<OwnedFd, ApplyError> {
     let io = |path: &Path, act| {
         let path = path.to_path_buf();
@@ -119,8 +119,7 @@ fn open_mount_root(host: &HostRoot, root: &Path) -> Result<OwnedFd, ApplyError> 
     let mut path = PathBuf::from("/");
     let start = DIRECTORY.difference(OFlag::O_NOFOLLOW);
     let mut dir = open(&host.root, start, Mode::empty()).map_err(io(&host.root, "open"))?;
-    let mut components = root.components().peekable();
-    while let Some(component) = components.next() {
+    for component in root.components() {
         let name = match component {
             Component::RootDir => continue,
             Component::Normal(name) => name,
@@ -166,7 +165,7 @@ fn open_mount_root(host: &HostRoot, root: &Path) -> Result<OwnedFd, ApplyError> 
             }
             Err(error) => return Err(io(&path, "open")(error)),
         };
-        check_directory(&next, &path, components.peek().is_none())?;
+        check_directory(&next, &path)?;
         dir = next;
     }
     let facts = fstatfs(&dir).map_err(io(root, "look at"))?;
@@ -192,10 +191,9 @@ fn open_mount_root(host: &HostRoot, root: &Path) -> Result<OwnedFd, ApplyError> 
     Ok(dir)
 }
 
-fn check_directory(dir: &OwnedFd, path: &Path, last: bool) -> Result<(), ApplyError> {
+fn check_directory(dir: &OwnedFd, path: &Path) -> Result<(), ApplyError> {
     let meta = metadata(dir, path)?;
-    let sticky = meta.mode() & 0o1000 != 0 && !last;
-    if meta.uid() != 0 || (meta.mode() & 0o022 != 0 && !sticky) {
+    if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
         return Err(refused(
             path,
             "use as the mount root",

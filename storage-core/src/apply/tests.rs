@@ -110,7 +110,11 @@ struct Disk {
 
 impl Disk {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // No ancestor of a mount root may be writable by others, as /tmp is.
+        let dir = tempfile::Builder::new()
+            .prefix("disk-discovery-look-")
+            .tempdir_in("/var/lib")
+            .unwrap();
         let image = dir.path().join("image");
         std::fs::File::create(&image)
             .unwrap()
