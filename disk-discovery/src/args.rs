@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{
+    Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueEnum,
+    ValueHint,
+};
 
 use crate::config::schema::{KEYS, Key, Shape};
 use crate::term::ColorChoice;
 
-const ABOUT: &str = "Shows what every block device of this host is, and prepares the spare disks for Longhorn";
+const ABOUT: &str =
+    "Shows what every block device of this host is, and prepares the spare disks for Longhorn";
 
 const LONG_ABOUT: &str = "\
 Shows what every block device of this host is and what would be done with it (--dry-run), \
@@ -107,7 +111,14 @@ pub struct Cli {
     #[arg(long, requires = "dry_run")]
     pub exit_code: bool,
     /// Form of the output
-    #[arg(short, long, value_enum, value_name = "FORM", default_value_t, global = true)]
+    #[arg(
+        short,
+        long,
+        value_enum,
+        value_name = "FORM",
+        default_value_t,
+        global = true
+    )]
     pub output: Output,
     /// Show serial numbers, WWNs, links, hashes and every reason
     #[arg(long, global = true)]
@@ -122,10 +133,25 @@ pub struct Cli {
     #[arg(long, value_name = "DIR", global = true, value_hint = ValueHint::DirPath)]
     pub sysroot: Option<PathBuf>,
     /// Form of the log on standard error
-    #[arg(long, value_enum, value_name = "FORM", default_value_t, env = "DISK_DISCOVERY_LOG_FORMAT", hide_env = true, global = true)]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORM",
+        default_value_t,
+        env = "DISK_DISCOVERY_LOG_FORMAT",
+        hide_env = true,
+        global = true
+    )]
     pub log_format: LogFormat,
     /// How much is logged [default: warn; info with --once]
-    #[arg(long, value_enum, value_name = "LEVEL", env = "DISK_DISCOVERY_LOG_LEVEL", hide_env = true, global = true)]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "LEVEL",
+        env = "DISK_DISCOVERY_LOG_LEVEL",
+        hide_env = true,
+        global = true
+    )]
     pub log_level: Option<LogLevel>,
     /// Settings.
     #[command(flatten)]
@@ -239,7 +265,10 @@ pub fn one_line(error: &clap::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for line in text.lines() {
         let line = line.trim();
-        let line = line.strip_prefix("error: ").or_else(|| line.strip_prefix("tip: ")).unwrap_or(line);
+        let line = line
+            .strip_prefix("error: ")
+            .or_else(|| line.strip_prefix("tip: "))
+            .unwrap_or(line);
         if line.starts_with("Usage:") {
             break;
         }
@@ -264,7 +293,10 @@ mod tests {
 
     #[test]
     fn every_setting_has_a_flag_and_flags_stand_before_or_behind_the_form() {
-        for line in [["disk-discovery", "--min-size=1GiB", "explain", "sda"], ["disk-discovery", "explain", "sda", "--min-size=1GiB"]] {
+        for line in [
+            ["disk-discovery", "--min-size=1GiB", "explain", "sda"],
+            ["disk-discovery", "explain", "sda", "--min-size=1GiB"],
+        ] {
             let cli = Cli::try_parse_from(line).unwrap();
             assert_eq!(cli.settings.given["minSize"], ["1GiB"]);
         }
@@ -274,7 +306,8 @@ mod tests {
     fn a_switch_without_value_is_on() {
         let cli = Cli::try_parse_from(["disk-discovery", "--dry-run", "--removable"]).unwrap();
         assert_eq!(cli.settings.given["removable"], ["true"]);
-        let cli = Cli::try_parse_from(["disk-discovery", "--removable=false", "--dry-run"]).unwrap();
+        let cli =
+            Cli::try_parse_from(["disk-discovery", "--removable=false", "--dry-run"]).unwrap();
         assert_eq!(cli.settings.given["removable"], ["false"]);
     }
 
@@ -282,7 +315,13 @@ mod tests {
     fn a_wrong_argument_is_told_in_one_line() {
         let error = Cli::try_parse_from(["disk-discovery", "--dryrun"]).unwrap_err();
         let said = one_line(&error);
-        assert!(said.starts_with("arguments: unexpected argument '--dryrun' found; "), "{said}");
-        assert!(said.contains("'--dry-run'") && !said.contains('\n'), "{said}");
+        assert!(
+            said.starts_with("arguments: unexpected argument '--dryrun' found; "),
+            "{said}"
+        );
+        assert!(
+            said.contains("'--dry-run'") && !said.contains('\n'),
+            "{said}"
+        );
     }
 }

@@ -26,15 +26,25 @@ pub fn default_of(key: &Key) -> String {
 
 fn command() -> clap::Command {
     // The version names the commit, which must not make the documentation drift.
-    Cli::command().version(env!("CARGO_PKG_VERSION")).term_width(80)
+    Cli::command()
+        .version(env!("CARGO_PKG_VERSION"))
+        .term_width(80)
 }
 
 /// `--help`, 80 columns wide.
 #[must_use]
 pub fn help(long: bool) -> String {
     let mut command = command();
-    let styled = if long { command.render_long_help() } else { command.render_help() };
-    let mut text: String = styled.to_string().lines().flat_map(|l| [l.trim_end(), "\n"]).collect();
+    let styled = if long {
+        command.render_long_help()
+    } else {
+        command.render_help()
+    };
+    let mut text: String = styled
+        .to_string()
+        .lines()
+        .flat_map(|l| [l.trim_end(), "\n"])
+        .collect();
     text.truncate(text.trim_end().len());
     text.push('\n');
     text
@@ -46,7 +56,10 @@ pub fn help(long: bool) -> String {
 /// None in practice: it is written to memory.
 pub fn man() -> std::io::Result<String> {
     let mut bytes = Vec::new();
-    clap_mangen::Man::new(command()).section("8").date("").render(&mut bytes)?;
+    clap_mangen::Man::new(command())
+        .section("8")
+        .date("")
+        .render(&mut bytes)?;
     let text = String::from_utf8(bytes).map_err(std::io::Error::other)?;
     Ok(text)
 }
@@ -109,9 +122,22 @@ pub fn configuration() -> String {
         add(&mut out, format_args!("## {}\n\n", group.heading()));
         for key in KEYS.iter().filter(|key| key.group == group) {
             add(&mut out, format_args!("### {}\n\n", key.key));
-            add(&mut out, format_args!("{}.", key.help.split(" [default").next().unwrap_or(key.help)));
+            add(
+                &mut out,
+                format_args!(
+                    "{}.",
+                    key.help.split(" [default").next().unwrap_or(key.help)
+                ),
+            );
             if !key.more.is_empty() {
-                add(&mut out, format_args!(" {}{}", key.more, if key.more.ends_with('.') { "" } else { "." }));
+                add(
+                    &mut out,
+                    format_args!(
+                        " {}{}",
+                        key.more,
+                        if key.more.ends_with('.') { "" } else { "." }
+                    ),
+                );
             }
             out.push_str("\n\n");
             let default = match (key.show)(&Policy::new("")) {
@@ -120,8 +146,20 @@ pub fn configuration() -> String {
                 serde_json::Value::String(text) => format!("`{text}`"),
                 other => format!("`{other}`"),
             };
-            let words = if key.words.is_empty() { String::new() } else { format!("; one of `{}`", key.words.join("`, `")) };
-            add(&mut out, format_args!("- default: {default}{words}\n- flag: `--{} {}`\n- environment: `{}`\n\n", key.flag, key.value, key.env()));
+            let words = if key.words.is_empty() {
+                String::new()
+            } else {
+                format!("; one of `{}`", key.words.join("`, `"))
+            };
+            add(
+                &mut out,
+                format_args!(
+                    "- default: {default}{words}\n- flag: `--{} {}`\n- environment: `{}`\n\n",
+                    key.flag,
+                    key.value,
+                    key.env()
+                ),
+            );
         }
     }
     out.push_str("## Sizes\n\nA size is ");

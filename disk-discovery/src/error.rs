@@ -8,12 +8,21 @@ pub struct Failure(String);
 
 impl Failure {
     /// Object, act, cause and what the reader can do.
-    pub fn new(object: impl fmt::Display, act: impl fmt::Display, cause: impl fmt::Display, remedy: &str) -> Self {
+    pub fn new(
+        object: impl fmt::Display,
+        act: impl fmt::Display,
+        cause: impl fmt::Display,
+        remedy: &str,
+    ) -> Self {
         Self(format!("{object}: {act}: {cause}; {remedy}"))
     }
 
     /// An error whose cause says what to do.
-    pub fn plain(object: impl fmt::Display, act: impl fmt::Display, cause: impl fmt::Display) -> Self {
+    pub fn plain(
+        object: impl fmt::Display,
+        act: impl fmt::Display,
+        cause: impl fmt::Display,
+    ) -> Self {
         Self(format!("{object}: {act}: {cause}"))
     }
 

@@ -7,7 +7,10 @@ use crate::term::{Style, clean};
 /// Renders the report of one device.
 #[must_use]
 pub fn render(report: &NodeReport, style: Style) -> String {
-    let mut out = Page { text: String::new(), style };
+    let mut out = Page {
+        text: String::new(),
+        style,
+    };
     for disk in &report.disks {
         out.disk(report, disk);
     }
@@ -50,10 +53,12 @@ impl Page {
     fn identity(&mut self, disk: &DiskReport) {
         let bytes = |n: u64| format!("{} ({n} bytes)", size_in_words(n));
         let text = |t: &Option<String>| t.clone();
-        let sectors = disk.logical_sector.map(|logical| match disk.physical_sector {
-            Some(physical) => format!("{logical} logical, {physical} physical"),
-            None => format!("{logical} logical"),
-        });
+        let sectors = disk
+            .logical_sector
+            .map(|logical| match disk.physical_sector {
+                Some(physical) => format!("{logical} logical, {physical} physical"),
+                None => format!("{logical} logical"),
+            });
         self.fact("kind", Some(disk.kind.clone()));
         self.fact("size", disk.size.map(bytes));
         self.fact("sectors", sectors);
@@ -76,17 +81,39 @@ impl Page {
         }
         self.fact("contents", Some(disk.contents.clone()));
         for partition in &disk.partitions {
-            let name = partition.device.clone().unwrap_or_else(|| format!("#{}, not shown by the kernel", partition.number));
-            let size = partition.size.map_or_else(String::new, |s| format!(", {}", size_in_words(s)));
-            let mounted: String = partition.mount_points.iter().map(|p| format!(", mounted at {p}")).collect();
-            self.fact("partition", Some(format!("{name}{size}: {}{mounted}", partition.contents)));
+            let name = partition
+                .device
+                .clone()
+                .unwrap_or_else(|| format!("#{}, not shown by the kernel", partition.number));
+            let size = partition
+                .size
+                .map_or_else(String::new, |s| format!(", {}", size_in_words(s)));
+            let mounted: String = partition
+                .mount_points
+                .iter()
+                .map(|p| format!(", mounted at {p}"))
+                .collect();
+            self.fact(
+                "partition",
+                Some(format!("{name}{size}: {}{mounted}", partition.contents)),
+            );
         }
         if let Some(proof) = &disk.proof {
             let unseen = match proof.longest_unseen {
                 0 => "nothing was left unread".to_owned(),
-                longest => format!("{} samples between the ends, at most {} unread in a row", proof.samples, size_in_words(longest)),
+                longest => format!(
+                    "{} samples between the ends, at most {} unread in a row",
+                    proof.samples,
+                    size_in_words(longest)
+                ),
             };
-            self.fact("proof", Some(format!("{} read, all zero; {unseen}", size_in_words(proof.bytes_read))));
+            self.fact(
+                "proof",
+                Some(format!(
+                    "{} read, all zero; {unseen}",
+                    size_in_words(proof.bytes_read)
+                )),
+            );
         }
         for error in &disk.errors {
             self.fact("read error", Some(error.clone()));
@@ -95,7 +122,12 @@ impl Page {
 
     fn checks(&mut self, disk: &DiskReport) {
         self.heading("Checks");
-        let width = disk.checks.iter().map(|c| c.rule.chars().count()).max().unwrap_or(0);
+        let width = disk
+            .checks
+            .iter()
+            .map(|c| c.rule.chars().count())
+            .max()
+            .unwrap_or(0);
         for check in &disk.checks {
             let (mark, ascii, code) = match check.result.as_str() {
                 "passed" => ("✓", "ok", "32"),
@@ -105,7 +137,11 @@ impl Page {
             };
             let mark = if self.style.unicode { mark } else { ascii };
             let mark = self.style.paint(code, mark);
-            self.line(&format!("  {mark} {:<width$}  {}", clean(&check.rule), clean(&check.question)));
+            self.line(&format!(
+                "  {mark} {:<width$}  {}",
+                clean(&check.rule),
+                clean(&check.question)
+            ));
             if !check.seen.is_empty() {
                 self.line(&format!("      {}", clean(&check.seen)));
             }
@@ -117,17 +153,25 @@ impl Page {
 
     fn verdict(&mut self, report: &NodeReport, disk: &DiskReport) {
         self.heading(&format!("Verdict: {}", disk.verdict));
-        for reason in report.node_reasons.iter() {
+        for reason in &report.node_reasons {
             self.line(&format!("  the whole node: {}", clean(&reason.text)));
         }
         for reason in &disk.reasons {
-            self.line(&format!("  {} [{}]: {}", reason.verdict, clean(&reason.rule), clean(&reason.text)));
+            self.line(&format!(
+                "  {} [{}]: {}",
+                reason.verdict,
+                clean(&reason.rule),
+                clean(&reason.text)
+            ));
         }
         if disk.reasons.is_empty() {
             self.line("  every check passed");
         }
         if !disk.plan.is_empty() {
-            self.line(&format!("  disk-discovery --once would do: {}", clean(&disk.action)));
+            self.line(&format!(
+                "  disk-discovery --once would do: {}",
+                clean(&disk.action)
+            ));
             for (index, step) in disk.plan.iter().enumerate() {
                 self.line(&format!("    {}. {}", index + 1, clean(&step.text)));
             }
@@ -179,11 +223,31 @@ mod tests {
                 path: "/dev/sdb".to_owned(),
                 verdict: "Foreign".to_owned(),
                 checks: vec![
-                    CheckReport { rule: "size".into(), question: "is it large enough".into(), result: "passed".into(), seen: "20 GiB".into() },
-                    CheckReport { rule: "signature".into(), question: "holds nobody's data".into(), result: "refused".into(), seen: "ext4 at byte 1080".into() },
-                    CheckReport { rule: "blank".into(), question: "is it blank".into(), result: "not-run".into(), seen: String::new() },
+                    CheckReport {
+                        rule: "size".into(),
+                        question: "is it large enough".into(),
+                        result: "passed".into(),
+                        seen: "20 GiB".into(),
+                    },
+                    CheckReport {
+                        rule: "signature".into(),
+                        question: "holds nobody's data".into(),
+                        result: "refused".into(),
+                        seen: "ext4 at byte 1080".into(),
+                    },
+                    CheckReport {
+                        rule: "blank".into(),
+                        question: "is it blank".into(),
+                        result: "not-run".into(),
+                        seen: String::new(),
+                    },
                 ],
-                reasons: vec![ReasonReport { rule: "signature".into(), verdict: "Foreign".into(), text: "holds ext4".into(), remedy: None }],
+                reasons: vec![ReasonReport {
+                    rule: "signature".into(),
+                    verdict: "Foreign".into(),
+                    text: "holds ext4".into(),
+                    remedy: None,
+                }],
                 approval: Some("serial-X@0123456789abcdef".to_owned()),
                 ..DiskReport::default()
             }],
@@ -193,8 +257,16 @@ mod tests {
 
     #[test]
     fn every_check_is_told_in_order_with_its_result() {
-        let shown = render(&report(), Style { unicode: true, ..Style::PLAIN });
-        let places: Vec<usize> = ["✓ size", "✗ signature", "- blank"].map(|t| shown.find(t).unwrap_or_else(|| panic!("{t}: {shown}"))).to_vec();
+        let shown = render(
+            &report(),
+            Style {
+                unicode: true,
+                ..Style::PLAIN
+            },
+        );
+        let places: Vec<usize> = ["✓ size", "✗ signature", "- blank"]
+            .map(|t| shown.find(t).unwrap_or_else(|| panic!("{t}: {shown}")))
+            .to_vec();
         assert!(places.is_sorted(), "{shown}");
         assert!(shown.contains("ext4 at byte 1080"), "{shown}");
     }
@@ -207,7 +279,10 @@ mod tests {
     #[test]
     fn the_whole_approval_is_printed_where_one_would_help() {
         let shown = render(&report(), Style::PLAIN);
-        assert!(shown.contains("--approve serial-X@0123456789abcdef"), "{shown}");
+        assert!(
+            shown.contains("--approve serial-X@0123456789abcdef"),
+            "{shown}"
+        );
         let mut without = report();
         without.disks[0].approval = None;
         let shown = render(&without, Style::PLAIN);

@@ -13,7 +13,11 @@ use crate::error::Failure;
 ///
 /// # Errors
 /// When none or more than one is meant; names the nearest or the matching ones.
-pub fn find(observation: &Observation, host: &HostRoot, wanted: &str) -> Result<KernelName, Failure> {
+pub fn find(
+    observation: &Observation,
+    host: &HostRoot,
+    wanted: &str,
+) -> Result<KernelName, Failure> {
     let devices = &observation.devices;
     let by_name = devices.values().find(|d| is_name(d, wanted)).or_else(|| {
         let target = resolved(host, wanted)?;
@@ -22,7 +26,10 @@ pub fn find(observation: &Observation, host: &HostRoot, wanted: &str) -> Result<
     if let Some(device) = by_name {
         return Ok(device.name.clone());
     }
-    let matching: Vec<&BlockDevice> = devices.values().filter(|d| is_identity(d, wanted)).collect();
+    let matching: Vec<&BlockDevice> = devices
+        .values()
+        .filter(|d| is_identity(d, wanted))
+        .collect();
     match matching.as_slice() {
         [device] => Ok(device.name.clone()),
         [] => Err(not_found(observation, wanted)),
@@ -38,23 +45,37 @@ fn is_name(device: &BlockDevice, wanted: &str) -> bool {
     let below_dev = wanted.strip_prefix("/dev/").unwrap_or(wanted);
     device.name.as_str() == wanted
         || device.name.dev_path() == below_dev
-        || device.dm.as_ref().is_some_and(|dm| below_dev.strip_prefix("mapper/") == Some(dm.name.as_str()))
-        || below_dev.strip_prefix("disk/").is_some_and(|link| device.links.iter().any(|l| l == link))
+        || device
+            .dm
+            .as_ref()
+            .is_some_and(|dm| below_dev.strip_prefix("mapper/") == Some(dm.name.as_str()))
+        || below_dev
+            .strip_prefix("disk/")
+            .is_some_and(|link| device.links.iter().any(|l| l == link))
 }
 
 /// Whether `wanted` is a by-id or like name, the serial number, the WWN or the disk id. A by-id name that names
 /// the serial number leads to the disk and not to its partitions, which udev gives names of their own.
 fn is_identity(device: &BlockDevice, wanted: &str) -> bool {
-    let link = |l: &String| l == wanted || l.split_once('/').is_some_and(|(_, name)| name == wanted);
-    let same = |id: &Option<String>| id.as_deref().is_some_and(|id| id.eq_ignore_ascii_case(wanted));
+    let link =
+        |l: &String| l == wanted || l.split_once('/').is_some_and(|(_, name)| name == wanted);
+    let same = |id: &Option<String>| {
+        id.as_deref()
+            .is_some_and(|id| id.eq_ignore_ascii_case(wanted))
+    };
     let wwn = |id: &Option<String>| {
         id.as_deref().is_some_and(|id| {
-            let bare = |t: &str| t.trim_start_matches("0x").trim_start_matches("wwn-").to_ascii_lowercase();
+            let bare = |t: &str| {
+                t.trim_start_matches("0x")
+                    .trim_start_matches("wwn-")
+                    .to_ascii_lowercase()
+            };
             let bare_again = |t: &str| bare(bare(t).as_str());
             bare_again(id) == bare_again(wanted)
         })
     };
-    device.links.iter().any(link) || (device.is_whole_disk() && (same(&device.ids.serial) || wwn(&device.ids.wwn)))
+    device.links.iter().any(link)
+        || (device.is_whole_disk() && (same(&device.ids.serial) || wwn(&device.ids.wwn)))
 }
 
 /// The path below `/dev` to which a symbolic link of the live host leads.
@@ -80,7 +101,12 @@ fn not_found(observation: &Observation, wanted: &str) -> Failure {
         Some(near) => format!("did you mean {near}? --dry-run lists all"),
         None => "--dry-run lists all".to_owned(),
     };
-    Failure::new(wanted, "explain", "no block device of this name, path, link, serial number or WWN", &remedy)
+    Failure::new(
+        wanted,
+        "explain",
+        "no block device of this name, path, link, serial number or WWN",
+        &remedy,
+    )
 }
 
 #[cfg(test)]
@@ -91,11 +117,19 @@ mod tests {
 
     fn observation() -> Observation {
         let mut all = Observation::default();
-        for (minor, (name, serial, wwn)) in
-            [("sda", "S1", "0x5000c500a1b2c3d4"), ("sdb", "S2", "0x5000c500a1b2c3d5"), ("sdc", "S2", "eui.01")].iter().enumerate()
+        for (minor, (name, serial, wwn)) in [
+            ("sda", "S1", "0x5000c500a1b2c3d4"),
+            ("sdb", "S2", "0x5000c500a1b2c3d5"),
+            ("sdc", "S2", "eui.01"),
+        ]
+        .iter()
+        .enumerate()
         {
             let name = KernelName::new(name).unwrap();
-            let dev = DevNum { major: 8, minor: u32::try_from(minor).unwrap() };
+            let dev = DevNum {
+                major: 8,
+                minor: u32::try_from(minor).unwrap(),
+            };
             let mut device = BlockDevice::unread(name.clone(), dev);
             device.ids.serial = Some((*serial).to_owned());
             device.ids.wwn = Some((*wwn).to_owned());
@@ -103,24 +137,42 @@ mod tests {
             all.devices.insert(name, device);
         }
         let name = KernelName::new("sda1").unwrap();
-        let mut part = all.devices.get(&KernelName::new("sda").unwrap()).unwrap().clone();
+        let mut part = all
+            .devices
+            .get(&KernelName::new("sda").unwrap())
+            .unwrap()
+            .clone();
         part.name = name.clone();
         part.links = vec!["by-id/ata-sda-S1-part1".to_owned()];
-        part.partition = Some(PartitionOf { disk: KernelName::new("sda").unwrap(), number: 1, start: 0 });
+        part.partition = Some(PartitionOf {
+            disk: KernelName::new("sda").unwrap(),
+            number: 1,
+            start: 0,
+        });
         all.devices.insert(name, part);
         all
     }
 
     fn ask(wanted: &str) -> Result<String, String> {
         let host = HostRoot::dump(Path::new("/nonexistent"));
-        find(&observation(), &host, wanted).map(|n| n.to_string()).map_err(|e| e.to_string())
+        find(&observation(), &host, wanted)
+            .map(|n| n.to_string())
+            .map_err(|e| e.to_string())
     }
 
     #[test]
     fn a_disk_is_found_by_every_name_it_has() {
         let names = [
-            "sda", "/dev/sda", "S1", "s1", "0x5000c500a1b2c3d4", "5000C500A1B2C3D4", "wwn-0x5000c500a1b2c3d4",
-            "ata-sda-S1", "by-id/ata-sda-S1", "/dev/disk/by-id/ata-sda-S1",
+            "sda",
+            "/dev/sda",
+            "S1",
+            "s1",
+            "0x5000c500a1b2c3d4",
+            "5000C500A1B2C3D4",
+            "wwn-0x5000c500a1b2c3d4",
+            "ata-sda-S1",
+            "by-id/ata-sda-S1",
+            "/dev/disk/by-id/ata-sda-S1",
         ];
         for wanted in names {
             assert_eq!(ask(wanted).as_deref(), Ok("sda"), "{wanted}");
@@ -130,7 +182,10 @@ mod tests {
 
     #[test]
     fn a_name_of_two_disks_is_refused_with_both() {
-        assert_eq!(ask("S2").unwrap_err(), "S2: explain: 2 devices match: sdb, sdc; name one of them");
+        assert_eq!(
+            ask("S2").unwrap_err(),
+            "S2: explain: 2 devices match: sdb, sdc; name one of them"
+        );
     }
 
     #[test]

@@ -16,4 +16,9 @@ pub mod term;
 pub use run::main;
 
 /// Version with commit.
-pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("DISK_DISCOVERY_BUILD_COMMIT"), ")");
+pub const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("DISK_DISCOVERY_BUILD_COMMIT"),
+    ")"
+);

@@ -23,7 +23,11 @@ pub fn start(format: LogFormat, level: LogLevel, color: ColorChoice) {
         .with_ansi(wants_color(color, std::io::stderr().is_terminal()));
     let started = match format {
         LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).with_ansi(false).try_init(),
+        LogFormat::Json => builder
+            .json()
+            .flatten_event(true)
+            .with_ansi(false)
+            .try_init(),
     };
     if started.is_err() {
         tracing::debug!("logging runs already");

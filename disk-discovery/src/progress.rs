@@ -65,14 +65,24 @@ impl Show {
 
 impl State {
     fn draw(&mut self, force: bool) {
-        let soon = self.drawn.is_some_and(|at| at.elapsed() < Duration::from_millis(100));
+        let soon = self
+            .drawn
+            .is_some_and(|at| at.elapsed() < Duration::from_millis(100));
         if soon && !force {
             return;
         }
-        let width = terminal_size::terminal_size().map_or(80, |(columns, _)| usize::from(columns.0));
-        let parts: Vec<String> = self.doing.iter().map(|(device, what)| format!("{device}: {what}")).collect();
+        let width =
+            terminal_size::terminal_size().map_or(80, |(columns, _)| usize::from(columns.0));
+        let parts: Vec<String> = self
+            .doing
+            .iter()
+            .map(|(device, what)| format!("{device}: {what}"))
+            .collect();
         let text = clean(&parts.join("  "));
-        write_err(&format!("\r\x1b[K{}", cut(&text, width.saturating_sub(1), false)));
+        write_err(&format!(
+            "\r\x1b[K{}",
+            cut(&text, width.saturating_sub(1), false)
+        ));
         self.drawn = Some(Instant::now());
         self.dirty = !text.is_empty();
     }
@@ -81,7 +91,11 @@ impl State {
 /// Progress that cannot be shown is no reason to stop preparing disks.
 fn write_err(text: &str) {
     let mut stderr = std::io::stderr().lock();
-    if stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush()).is_err() {
+    if stderr
+        .write_all(text.as_bytes())
+        .and_then(|()| stderr.flush())
+        .is_err()
+    {
         tracing::trace!("standard error is closed");
     }
 }
@@ -89,32 +103,58 @@ fn write_err(text: &str) {
 impl Progress for Show {
     fn event(&self, event: &Event) {
         match event {
-            Event::Proof { device, done, total } => {
+            Event::Proof {
+                device,
+                done,
+                total,
+            } => {
                 let percent = done.saturating_mul(100) / (*total).max(1);
                 self.doing(device.as_str(), format!("proving blank {percent}%"), false);
             }
             Event::StepStarted { device, name, step } if self.terminal => {
                 self.doing(device.as_str(), format!("{step} ({name})"), true);
             }
-            Event::StepStarted { device, name, step } => tracing::info!(%device, %name, step, "step started"),
-            Event::Writing { device, what } => tracing::debug!(%device, what, "writing"),
-            Event::StepProgress { device, step, elapsed, note } if self.terminal => {
-                self.doing(device.as_str(), format!("{step} {} s {note}", elapsed.as_secs()), false);
+            Event::StepStarted { device, name, step } => {
+                tracing::info!(%device, %name, step, "step started");
             }
-            Event::StepProgress { device, step, elapsed, note } => {
+            Event::Writing { device, what } => tracing::debug!(%device, what, "writing"),
+            Event::StepProgress {
+                device,
+                step,
+                elapsed,
+                note,
+            } if self.terminal => {
+                self.doing(
+                    device.as_str(),
+                    format!("{step} {} s {note}", elapsed.as_secs()),
+                    false,
+                );
+            }
+            Event::StepProgress {
+                device,
+                step,
+                elapsed,
+                note,
+            } => {
                 tracing::info!(%device, step, seconds = elapsed.as_secs(), note = clean(note), "step runs");
             }
             Event::StepEnded(outcome) => {
                 let (device, name, step) = (&outcome.device, &outcome.name, outcome.step);
                 if self.terminal {
                     let seconds = outcome.elapsed.as_secs_f64();
-                    let text = format!("{device}: {}: {} ({seconds:.1} s)", outcome.text, outcome.effect);
+                    let text = format!(
+                        "{device}: {}: {} ({seconds:.1} s)",
+                        outcome.text, outcome.effect
+                    );
                     self.line(device.as_str(), &text);
                     return;
                 }
                 let milliseconds = outcome.elapsed.as_millis();
                 let effect = clean(&outcome.effect.to_string());
-                if matches!(outcome.effect, Effect::Failed { .. } | Effect::Refused { .. }) {
+                if matches!(
+                    outcome.effect,
+                    Effect::Failed { .. } | Effect::Refused { .. }
+                ) {
                     tracing::error!(%device, %name, step, milliseconds, effect, "step ended");
                 } else {
                     tracing::info!(%device, %name, step, milliseconds, effect, "step ended");

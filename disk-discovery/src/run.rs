@@ -74,7 +74,10 @@ fn complain(failure: &Failure) {
 
 fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
         Ok(()) => Ok(()),
         // Whoever reads has seen enough.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -84,12 +87,16 @@ fn print(text: &str) -> Result<(), Failure> {
 
 fn run(cli: &Cli) -> Result<u8, Failure> {
     match &cli.command {
-        Some(Form::Completions { shell }) => return print(&docs::completions(*shell)).map(|()| DONE),
+        Some(Form::Completions { shell }) => {
+            return print(&docs::completions(*shell)).map(|()| DONE);
+        }
         Some(Form::Man) => {
             let page = docs::man().map_err(|e| Failure::plain("manual page", "write", e))?;
             return print(&page).map(|()| DONE);
         }
-        Some(Form::Explain { .. } | Form::Dump { .. }) if cli.dry_run || cli.once || cli.print_config => {
+        Some(Form::Explain { .. } | Form::Dump { .. })
+            if cli.dry_run || cli.once || cli.print_config =>
+        {
             return Err(Failure::new(
                 "arguments",
                 "choose what to do",
@@ -107,7 +114,11 @@ fn run(cli: &Cli) -> Result<u8, Failure> {
         }
         _ => {}
     }
-    let level = cli.log_level.unwrap_or(if cli.once { LogLevel::Info } else { LogLevel::Warn });
+    let level = cli.log_level.unwrap_or(if cli.once {
+        LogLevel::Info
+    } else {
+        LogLevel::Warn
+    });
     logging::start(cli.log_format, level, cli.color);
     let host = host(cli.sysroot.as_deref())?;
     let config = configure(cli, &host)?;
@@ -118,7 +129,7 @@ fn run(cli: &Cli) -> Result<u8, Failure> {
     match &cli.command {
         Some(Form::Explain { device }) => explain_device(cli, &host, policy, device),
         Some(Form::Dump { dir, anonymize }) => dump(&host, policy, dir, *anonymize),
-        _ if cli.once => once(cli, host, policy),
+        _ if cli.once => once(cli, &host, policy),
         _ => dry_run(cli, &host, policy),
     }
 }
@@ -130,7 +141,12 @@ fn host(sysroot: Option<&Path>) -> Result<HostRoot, Failure> {
     let host = HostRoot::dump(dir);
     match std::fs::metadata(&host.sys) {
         Ok(meta) if meta.is_dir() => Ok(host),
-        Ok(_) => Err(Failure::new(dir.display(), "read the dump", "sys is not a directory", "name a directory made by disk-discovery dump")),
+        Ok(_) => Err(Failure::new(
+            dir.display(),
+            "read the dump",
+            "sys is not a directory",
+            "name a directory made by disk-discovery dump",
+        )),
         Err(error) => Err(Failure::new(
             dir.display(),
             "read the dump",
@@ -143,9 +159,13 @@ fn host(sysroot: Option<&Path>) -> Result<HostRoot, Failure> {
 /// The host's name: of a dump, what the dump says.
 fn host_name(host: &HostRoot) -> String {
     let name = if host.dump {
-        std::fs::read_to_string(host.proc.join("sys/kernel/hostname")).unwrap_or_else(|_| "dump".to_owned())
+        std::fs::read_to_string(host.proc.join("sys/kernel/hostname"))
+            .unwrap_or_else(|_| "dump".to_owned())
     } else {
-        nix::unistd::gethostname().map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned())
+        nix::unistd::gethostname().map_or_else(
+            |_| "localhost".to_owned(),
+            |name| name.to_string_lossy().into_owned(),
+        )
     };
     clean(name.trim())
 }
@@ -157,16 +177,27 @@ fn configure(cli: &Cli, host: &HostRoot) -> Result<Config, Failure> {
     };
     let text = |s: OsString| s.into_string();
     let environment = std::env::vars_os()
-        .filter_map(|(name, value)| text(name).ok().filter(|n| n.starts_with("DISK_DISCOVERY_")).map(|n| (n, value)))
+        .filter_map(|(name, value)| {
+            text(name)
+                .ok()
+                .filter(|n| n.starts_with("DISK_DISCOVERY_"))
+                .map(|n| (n, value))
+        })
         .map(|(name, value)| match text(value) {
             Ok(value) => Ok((name, value)),
-            Err(_) => Err(Failure::plain(name, "environment", "the value is not UTF-8")),
+            Err(_) => Err(Failure::plain(
+                name,
+                "environment",
+                "the value is not UTF-8",
+            )),
         })
         .collect::<Result<Vec<_>, Failure>>()?;
     config::resolve(&Sources {
         flags: cli.settings.given.clone(),
         environment,
-        file: file.as_ref().map(|(path, text)| (path.as_str(), text.as_str())),
+        file: file
+            .as_ref()
+            .map(|(path, text)| (path.as_str(), text.as_str())),
         host_name: host_name(host),
     })
 }
@@ -178,7 +209,11 @@ fn producer(policy: &Policy) -> Producer<'_> {
     }
 }
 
-fn show(cli: &Cli, report: &NodeReport, people: impl FnOnce(Style) -> String) -> Result<(), Failure> {
+fn show(
+    cli: &Cli,
+    report: &NodeReport,
+    people: impl FnOnce(Style) -> String,
+) -> Result<(), Failure> {
     let failed = |e: String| Failure::plain("report", "write", e);
     let text = match cli.output {
         Output::Table => people(Style::detect(cli.color)),
@@ -204,29 +239,62 @@ fn watched<T>(cli: &Cli, work: impl FnOnce(&dyn Progress) -> T) -> T {
 }
 
 fn detail(cli: &Cli) -> Detail {
-    if cli.wide { Detail::Checks } else { Detail::Normal }
+    if cli.wide {
+        Detail::Checks
+    } else {
+        Detail::Normal
+    }
 }
 
 fn dry_run(cli: &Cli, host: &HostRoot, policy: &Policy) -> Result<u8, Failure> {
     let mut observer = Observer::new(host.clone());
     let seen = watched(cli, |progress| survey(&mut observer, policy, progress));
-    let report = report(producer(policy), &seen.observation, &seen.classification, &seen.plan, &[], detail(cli));
-    show(cli, &report, |style| table::render(&report, style, cli.wide))?;
-    Ok(if cli.exit_code && !seen.plan.is_empty() { TO_DO } else { DONE })
+    let report = report(
+        producer(policy),
+        &seen.observation,
+        &seen.classification,
+        &seen.plan,
+        &[],
+        detail(cli),
+    );
+    show(cli, &report, |style| {
+        table::render(&report, style, cli.wide)
+    })?;
+    Ok(if cli.exit_code && !seen.plan.is_empty() {
+        TO_DO
+    } else {
+        DONE
+    })
 }
 
-fn explain_device(cli: &Cli, host: &HostRoot, policy: &Policy, device: &str) -> Result<u8, Failure> {
+fn explain_device(
+    cli: &Cli,
+    host: &HostRoot,
+    policy: &Policy,
+    device: &str,
+) -> Result<u8, Failure> {
     let mut observer = Observer::new(host.clone());
     let seen = watched(cli, |progress| survey(&mut observer, policy, progress));
     let name = find::find(&seen.observation, host, device)?;
-    let report = report_one(producer(policy), &seen.observation, &seen.classification, &seen.plan, &name);
+    let report = report_one(
+        producer(policy),
+        &seen.observation,
+        &seen.classification,
+        &seen.plan,
+        &name,
+    );
     show(cli, &report, |style| explain::render(&report, style))?;
     Ok(DONE)
 }
 
-fn once(cli: &Cli, host: HostRoot, policy: &Policy) -> Result<u8, Failure> {
+fn once(cli: &Cli, host: &HostRoot, policy: &Policy) -> Result<u8, Failure> {
     if host.dump {
-        return Err(Failure::new("--once", "start", "a dump can only be looked at", "leave out --sysroot"));
+        return Err(Failure::new(
+            "--once",
+            "start",
+            "a dump can only be looked at",
+            "leave out --sysroot",
+        ));
     }
     let mut observer = Observer::new(host.clone());
     let (before, outcomes, after) = watched(cli, |progress| {
@@ -235,26 +303,46 @@ fn once(cli: &Cli, host: HostRoot, policy: &Policy) -> Result<u8, Failure> {
         if before.plan.is_empty() {
             return Ok((before, Vec::new(), None));
         }
-        let outcomes = apply(&before.plan, &host, policy, progress)?;
+        let outcomes = apply(&before.plan, host, policy, progress)?;
         let after = survey(&mut observer, policy, progress);
         Ok((before, outcomes, Some(after)))
     })
     .map_err(|error: storage_core::apply::ApplyError| Failure::worded(error))?;
     let report = after_report(cli, policy, &before, &outcomes, after.as_ref());
-    show(cli, &report, |style| table::render(&report, style, cli.wide))?;
+    show(cli, &report, |style| {
+        table::render(&report, style, cli.wide)
+    })?;
     let failed = |o: &Outcome| matches!(o.effect, Effect::Failed { .. } | Effect::Refused { .. });
     let failures = outcomes.iter().filter(|o| failed(o)).count();
-    Ok(if failures > 0 || !before.plan.refused.is_empty() { ERROR } else { DONE })
+    Ok(if failures > 0 || !before.plan.refused.is_empty() {
+        ERROR
+    } else {
+        DONE
+    })
 }
 
 /// The devices as they are now, with what was planned before and what became of it.
-fn after_report(cli: &Cli, policy: &Policy, before: &Survey, outcomes: &[Outcome], after: Option<&Survey>) -> NodeReport {
+fn after_report(
+    cli: &Cli,
+    policy: &Policy,
+    before: &Survey,
+    outcomes: &[Outcome],
+    after: Option<&Survey>,
+) -> NodeReport {
     let now = after.unwrap_or(before);
-    report(producer(policy), &now.observation, &now.classification, &before.plan, outcomes, detail(cli))
+    report(
+        producer(policy),
+        &now.observation,
+        &now.classification,
+        &before.plan,
+        outcomes,
+        detail(cli),
+    )
 }
 
 fn dump(host: &HostRoot, policy: &Policy, dir: &Path, anonymize: bool) -> Result<u8, Failure> {
-    let summary = write_dump(host, policy, dir, anonymize).map_err(|e| Failure::plain("dump", "write", e))?;
+    let summary =
+        write_dump(host, policy, dir, anonymize).map_err(|e| Failure::plain("dump", "write", e))?;
     let text = format!(
         "{}: {} block devices, contents of {}, {} files and links\n",
         clean(&dir.display().to_string()),

@@ -28,7 +28,11 @@ pub fn render(report: &NodeReport, style: Style, wide: bool) -> String {
     let mut rows = Vec::new();
     let mut rest = report.disks.as_slice();
     while let Some((first, others)) = rest.split_first() {
-        let alike = if wide { 0 } else { others.iter().take_while(|d| are_alike(first, d)).count() };
+        let alike = if wide {
+            0
+        } else {
+            others.iter().take_while(|d| are_alike(first, d)).count()
+        };
         if alike + 1 >= ALIKE {
             rows.push(together(first, rest.get(alike), alike + 1, style));
             rest = others.get(alike..).unwrap_or_default();
@@ -54,9 +58,13 @@ fn line(out: &mut String, text: &str) {
 
 fn headings(wide: bool) -> Vec<&'static str> {
     if wide {
-        vec!["DEVICE", "SIZE", "KIND", "MODEL", "SERIAL", "WWN", "VERDICT", "WHY", "ACTION"]
+        vec![
+            "DEVICE", "SIZE", "KIND", "MODEL", "SERIAL", "WWN", "VERDICT", "WHY", "ACTION",
+        ]
     } else {
-        vec!["DEVICE", "SIZE", "KIND", "MODEL", "VERDICT", "WHY", "ACTION"]
+        vec![
+            "DEVICE", "SIZE", "KIND", "MODEL", "VERDICT", "WHY", "ACTION",
+        ]
     }
 }
 
@@ -104,22 +112,27 @@ fn why(disk: &DiskReport, wide: bool) -> String {
 }
 
 fn cells(front: [String; 4], identity: [String; 2], back: [String; 3], wide: bool) -> Vec<String> {
-    let mut all = front.to_vec();
-    if wide {
-        all.extend(identity);
-    }
-    all.extend(back);
-    all
+    let identity = identity.into_iter().filter(|_| wide);
+    front.into_iter().chain(identity).chain(back).collect()
 }
 
 fn action(disk: &DiskReport) -> String {
-    if disk.action == "none" { "-".to_owned() } else { clean(&disk.action) }
+    if disk.action == "none" {
+        "-".to_owned()
+    } else {
+        clean(&disk.action)
+    }
 }
 
 fn disk_row(disk: &DiskReport, _style: Style, wide: bool) -> Row {
     let mut notes = Vec::new();
     if wide {
-        notes.extend(disk.reasons.iter().skip(1).map(|r| format!("also {} [{}]: {}", r.verdict, r.rule, r.text)));
+        notes.extend(
+            disk.reasons
+                .iter()
+                .skip(1)
+                .map(|r| format!("also {} [{}]: {}", r.verdict, r.rule, r.text)),
+        );
         if let (Some(id), Some(hash)) = (&disk.disk_id, &disk.hash) {
             notes.push(format!("id {id}, content {hash}"));
         }
@@ -128,7 +141,12 @@ fn disk_row(disk: &DiskReport, _style: Style, wide: bool) -> Row {
     }
     Row {
         cells: cells(
-            [clean(&disk.device), size(disk.size), clean(&disk.kind), model(disk)],
+            [
+                clean(&disk.device),
+                size(disk.size),
+                clean(&disk.kind),
+                model(disk),
+            ],
             [text(disk.serial.as_ref()), text(disk.wwn.as_ref())],
             [disk.verdict.clone(), clean(&why(disk, wide)), action(disk)],
             wide,
@@ -174,13 +192,25 @@ fn partition_row(partition: &PartitionReport, last: bool, style: Style, wide: bo
         facts.push("not shown by the kernel".to_owned());
     }
     let notes = match wide {
-        true => partition.reasons.iter().map(|r| format!("{} [{}]: {}", r.verdict, r.rule, r.text)).collect(),
+        true => partition
+            .reasons
+            .iter()
+            .map(|r| format!("{} [{}]: {}", r.verdict, r.rule, r.text))
+            .collect(),
         false => Vec::new(),
     };
-    let name = partition.name.as_ref().map_or_else(String::new, |n| format!("{:?}", clean(n)));
+    let name = partition
+        .name
+        .as_ref()
+        .map_or_else(String::new, |n| format!("{:?}", clean(n)));
     Row {
         cells: cells(
-            [format!("{branch}{device}"), size(partition.size), "part".to_owned(), name],
+            [
+                format!("{branch}{device}"),
+                size(partition.size),
+                "part".to_owned(),
+                name,
+            ],
             [String::new(), String::new()],
             [String::new(), clean(&facts.join(", ")), String::new()],
             wide,
@@ -194,14 +224,26 @@ fn partition_row(partition: &PartitionReport, last: bool, style: Style, wide: bo
 /// Whether two devices tell a reader the same: nothing on them, nothing to do, the same words.
 fn are_alike(a: &DiskReport, b: &DiskReport) -> bool {
     let boring = |d: &DiskReport| {
-        d.partitions.is_empty() && d.plan.is_empty() && d.outcomes.is_empty() && d.mount_points.is_empty() && d.model.is_none()
+        d.partitions.is_empty()
+            && d.plan.is_empty()
+            && d.outcomes.is_empty()
+            && d.mount_points.is_empty()
+            && d.model.is_none()
             && d.backing_file.is_none()
     };
     let told = |d: &DiskReport| {
-        let rules = d.reasons.iter().map(|r: &ReasonReport| (r.rule.clone(), r.text.replace(&d.device, "")));
+        let rules = d
+            .reasons
+            .iter()
+            .map(|r: &ReasonReport| (r.rule.clone(), r.text.replace(&d.device, "")));
         rules.collect::<Vec<_>>()
     };
-    boring(a) && boring(b) && a.size == b.size && a.kind == b.kind && a.verdict == b.verdict && told(a) == told(b)
+    boring(a)
+        && boring(b)
+        && a.size == b.size
+        && a.kind == b.kind
+        && a.verdict == b.verdict
+        && told(a) == told(b)
 }
 
 fn together(first: &DiskReport, last: Option<&DiskReport>, count: usize, style: Style) -> Row {
@@ -243,17 +285,32 @@ fn layout(out: &mut String, rows: &[Row], style: Style, wide: bool) {
         if let Some(width) = widths.get_mut(3) {
             *width = (*width).min(MODEL_WIDTH);
         }
-        let others: usize = widths.iter().enumerate().filter(|(i, _)| *i != why).map(|(_, w)| w + 2).sum();
+        let others: usize = widths
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| *i != why)
+            .map(|(_, w)| w + 2)
+            .sum();
         if let Some(width) = widths.get_mut(why) {
             *width = (*width).min(style.width.saturating_sub(others).max(24));
         }
     }
     let heads: Vec<String> = heads.into_iter().map(str::to_owned).collect();
-    line(out, &style.paint("1", joined(&heads, &widths, None, style).trim_end()));
+    line(
+        out,
+        &style.paint("1", joined(&heads, &widths, None, style).trim_end()),
+    );
     for row in rows {
         let text = joined(&row.cells, &widths, Some(&row.verdict), style);
         let text = text.trim_end();
-        line(out, &if row.dim { style.paint("2", text) } else { text.to_owned() });
+        line(
+            out,
+            &if row.dim {
+                style.paint("2", text)
+            } else {
+                text.to_owned()
+            },
+        );
         for note in &row.notes {
             line(out, &style.paint("2", &format!("    {}", clean(note))));
         }
@@ -266,7 +323,9 @@ fn joined(cells: &[String], widths: &[usize], verdict: Option<&str>, style: Styl
         let shown = cut(cell, *width, style.unicode);
         let pad = " ".repeat(width.saturating_sub(length(&shown)));
         let painted = match verdict {
-            Some(verdict) if !verdict.is_empty() && shown == verdict => style.paint(verdict_code(verdict), &shown),
+            Some(verdict) if !verdict.is_empty() && shown == verdict => {
+                style.paint(verdict_code(verdict), &shown)
+            }
             _ => shown,
         };
         // Sizes stand right, so that their units line up.
@@ -280,13 +339,26 @@ fn joined(cells: &[String], widths: &[usize], verdict: Option<&str>, style: Styl
 }
 
 fn plural(count: usize, word: &str) -> String {
-    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
+    if count == 1 {
+        format!("1 {word}")
+    } else {
+        format!("{count} {word}s")
+    }
 }
 
 /// Counts, plan, outcomes, and what was not seen.
 fn foot(out: &mut String, report: &NodeReport, style: Style) {
-    let verdicts: Vec<String> = report.summary.verdicts.iter().map(|(v, n)| format!("{n} {v}")).collect();
-    let listed = if verdicts.is_empty() { String::new() } else { format!(": {}", verdicts.join(", ")) };
+    let verdicts: Vec<String> = report
+        .summary
+        .verdicts
+        .iter()
+        .map(|(v, n)| format!("{n} {v}"))
+        .collect();
+    let listed = if verdicts.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", verdicts.join(", "))
+    };
     let done = report.disks.iter().any(|d| !d.outcomes.is_empty());
     let todo = match (report.summary.planned, done) {
         (0, _) => "nothing to do".to_owned(),
@@ -294,21 +366,41 @@ fn foot(out: &mut String, report: &NodeReport, style: Style) {
         (n, true) => format!("worked on {}", plural(n, "disk")),
     };
     line(out, "");
-    line(out, &style.paint("1", &format!("{}{listed}; {todo}", plural(report.summary.disks, "disk"))));
+    line(
+        out,
+        &style.paint(
+            "1",
+            &format!("{}{listed}; {todo}", plural(report.summary.disks, "disk")),
+        ),
+    );
     for disk in report.disks.iter().filter(|d| !d.plan.is_empty()) {
         plan(out, disk, style);
     }
     for reason in &report.node_reasons {
         line(out, "");
-        line(out, &style.paint("1;31", &format!("Nothing on this node may be taken: {}", clean(&reason.text))));
+        line(
+            out,
+            &style.paint(
+                "1;31",
+                &format!("Nothing on this node may be taken: {}", clean(&reason.text)),
+            ),
+        );
         if let Some(remedy) = &reason.remedy {
             line(out, &format!("  to change that: {}", clean(remedy)));
         }
     }
     for refused in &report.refused {
-        line(out, &style.paint("31", &format!("refused: {}", clean(refused))));
+        line(
+            out,
+            &style.paint("31", &format!("refused: {}", clean(refused))),
+        );
     }
-    let unseen: Vec<&String> = report.witnesses.missing.iter().chain(&report.errors).collect();
+    let unseen: Vec<&String> = report
+        .witnesses
+        .missing
+        .iter()
+        .chain(&report.errors)
+        .collect();
     if !unseen.is_empty() {
         line(out, "");
         line(out, "What could not be seen:");
@@ -332,7 +424,10 @@ fn plan(out: &mut String, disk: &DiskReport, style: Style) {
             Some(("already-so", _)) => ": already so".to_owned(),
             Some((effect, text)) => style.paint("31", &format!(": {effect}: {}", clean(text))),
         };
-        line(out, &format!("  {}. {}{said}", index + 1, clean(&step.text)));
+        line(
+            out,
+            &format!("  {}. {}{said}", index + 1, clean(&step.text)),
+        );
     }
 }
 
@@ -361,7 +456,11 @@ mod tests {
     fn report(disks: Vec<DiskReport>) -> NodeReport {
         let planned = disks.iter().filter(|d| !d.plan.is_empty()).count();
         NodeReport {
-            summary: Summary { disks: disks.len(), planned, ..Summary::default() },
+            summary: Summary {
+                disks: disks.len(),
+                planned,
+                ..Summary::default()
+            },
             disks,
             ..NodeReport::default()
         }
@@ -369,7 +468,17 @@ mod tests {
 
     #[test]
     fn many_devices_of_which_nothing_is_to_be_said_take_one_line() {
-        let loops = |n: u32| (0..n).map(|i| disk(&format!("loop{i}"), "Excluded", &format!("loop{i} is not bound"))).collect();
+        let loops = |n: u32| {
+            (0..n)
+                .map(|i| {
+                    disk(
+                        &format!("loop{i}"),
+                        "Excluded",
+                        &format!("loop{i} is not bound"),
+                    )
+                })
+                .collect()
+        };
         let shown = render(&report(loops(8)), Style::PLAIN, false);
         assert!(shown.contains("loop0..loop7 (8)"), "{shown}");
         assert!(!shown.contains("loop3"), "{shown}");
@@ -383,17 +492,28 @@ mod tests {
     fn hostile_text_of_a_disk_cannot_steer_the_terminal_or_break_lines() {
         let mut one = disk("sda", "Foreign", "label \u{1b}]0;x\u{7}\nsdb Blank");
         one.model = Some("\u{202e}evil\u{1b}[2J".to_owned());
-        one.partitions = vec![PartitionReport { number: 1, name: Some("\r\u{1b}[1A".to_owned()), ..PartitionReport::default() }];
+        one.partitions = vec![PartitionReport {
+            number: 1,
+            name: Some("\r\u{1b}[1A".to_owned()),
+            ..PartitionReport::default()
+        }];
         for wide in [false, true] {
             let shown = render(&report(vec![one.clone()]), Style::PLAIN, wide);
-            assert!(!shown.contains(['\u{1b}', '\u{202e}', '\r', '\u{7}']), "{shown:?}");
+            assert!(
+                !shown.contains(['\u{1b}', '\u{202e}', '\r', '\u{7}']),
+                "{shown:?}"
+            );
             assert!(!shown.lines().any(|l| l.starts_with("sdb")), "{shown}");
         }
     }
 
     #[test]
     fn no_line_is_wider_than_the_terminal_unless_asked() {
-        let style = Style { width: 100, unicode: true, ..Style::PLAIN };
+        let style = Style {
+            width: 100,
+            unicode: true,
+            ..Style::PLAIN
+        };
         let long = disk("sda", "Foreign", &"because ".repeat(40));
         let shown = render(&report(vec![long.clone()]), style, false);
         assert!(shown.lines().all(|l| l.chars().count() <= 100), "{shown}");
@@ -405,20 +525,48 @@ mod tests {
     fn the_plan_stands_below_the_table_with_its_steps_in_order() {
         let mut blank = disk("sdb", "Blank", "");
         blank.reasons.clear();
-        blank.proof = Some(ProofReport { bytes_read: 12 << 20, samples: 1024, longest_unseen: 20 << 20 });
+        blank.proof = Some(ProofReport {
+            bytes_read: 12 << 20,
+            samples: 1024,
+            longest_unseen: 20 << 20,
+        });
         blank.name = Some("sdb1".to_owned());
         blank.disk_id = Some("serial-X".to_owned());
         blank.action = "prepare, mount at /mnt/longhorn/sdb1".to_owned();
-        blank.plan = ["write a GPT", "mount"].map(|t| StepReport { step: t.to_owned(), text: t.to_owned() }).to_vec();
-        let shown = render(&report(vec![blank]), Style { width: 160, ..Style::PLAIN }, false);
+        blank.plan = ["write a GPT", "mount"]
+            .map(|t| StepReport {
+                step: t.to_owned(),
+                text: t.to_owned(),
+            })
+            .to_vec();
+        let shown = render(
+            &report(vec![blank]),
+            Style {
+                width: 160,
+                ..Style::PLAIN
+            },
+            false,
+        );
         assert!(shown.contains("something to do on 1 disk"), "{shown}");
-        assert!(shown.contains("sdb (serial-X) as sdb1:\n  1. write a GPT\n  2. mount\n"), "{shown}");
+        assert!(
+            shown.contains("sdb (serial-X) as sdb1:\n  1. write a GPT\n  2. mount\n"),
+            "{shown}"
+        );
         assert!(shown.contains("at most 20 MiB unread in a row"), "{shown}");
     }
 
     #[test]
     fn colour_is_only_used_when_asked_for() {
-        let shown = |color| render(&report(vec![disk("sda", "Foreign", "x")]), Style { color, ..Style::PLAIN }, false);
+        let shown = |color| {
+            render(
+                &report(vec![disk("sda", "Foreign", "x")]),
+                Style {
+                    color,
+                    ..Style::PLAIN
+                },
+                false,
+            )
+        };
         assert!(!shown(false).contains('\u{1b}'));
         assert!(shown(true).contains("\u{1b}[33mForeign\u{1b}[0m"));
     }

@@ -31,13 +31,21 @@ pub const DEFAULT_WIDTH: usize = 120;
 
 impl Style {
     /// Plain text of default width.
-    pub const PLAIN: Self = Self { color: false, unicode: false, width: DEFAULT_WIDTH };
+    pub const PLAIN: Self = Self {
+        color: false,
+        unicode: false,
+        width: DEFAULT_WIDTH,
+    };
 
     /// What standard output can show.
     #[must_use]
     pub fn detect(choice: ColorChoice) -> Self {
         let terminal = std::io::stdout().is_terminal();
-        let width = if terminal { terminal_size::terminal_size() } else { None };
+        let width = if terminal {
+            terminal_size::terminal_size()
+        } else {
+            None
+        };
         Self {
             color: wants_color(choice, terminal),
             unicode: is_utf8(),
@@ -87,7 +95,9 @@ pub fn clean(text: &str) -> String {
             || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
                 | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
     };
-    text.chars().map(|c| if hidden(c) { '?' } else { c }).collect()
+    text.chars()
+        .map(|c| if hidden(c) { '?' } else { c })
+        .collect()
 }
 
 /// `text` cut to `width` columns, with an ellipsis where something is missing.

@@ -65,7 +65,9 @@ impl fmt::Display for Origin {
         match self {
             Self::Default => f.write_str("default"),
             Self::File { path, line } => write!(f, "{path} line {line}"),
-            Self::Override { path, line, glob } => write!(f, "{path} line {line}, for nodes {glob}"),
+            Self::Override { path, line, glob } => {
+                write!(f, "{path} line {line}, for nodes {glob}")
+            }
             Self::Environment(name) => write!(f, "environment {name}"),
             Self::Flag(flag) => write!(f, "flag --{flag}"),
         }
@@ -100,7 +102,14 @@ pub struct Sources<'a> {
 /// When it cannot be read, or is too large.
 pub fn read_file(path: &Path) -> Result<String, Failure> {
     use std::io::Read as _;
-    let failed = |cause: String| Failure::new(path.display(), "read the configuration", cause, "name a readable YAML file with --config");
+    let failed = |cause: String| {
+        Failure::new(
+            path.display(),
+            "read the configuration",
+            cause,
+            "name a readable YAML file with --config",
+        )
+    };
     let file = std::fs::File::open(path).map_err(|e| failed(e.to_string()))?;
     let mut text = String::new();
     file.take(MAX_FILE + 1)
@@ -155,7 +164,11 @@ pub fn resolve(sources: &Sources<'_>) -> Result<Config, Failure> {
     let mut named = config.clone();
     apply_strong(&mut named, &environment, &sources.flags)?;
     for part in &file.overrides {
-        let Some(glob) = part.globs.iter().find(|g| glob_matches(g, &named.policy.node)) else {
+        let Some(glob) = part
+            .globs
+            .iter()
+            .find(|g| glob_matches(g, &named.policy.node))
+        else {
             continue;
         };
         for entry in &part.entries {
@@ -205,7 +218,9 @@ fn apply_strong(
 
 fn bad_value(key: &Key, origin: &Origin, value: &str, cause: &str) -> Failure {
     let object = match origin {
-        Origin::File { path, line } | Origin::Override { path, line, .. } => format!("{path}:{line}"),
+        Origin::File { path, line } | Origin::Override { path, line, .. } => {
+            format!("{path}:{line}")
+        }
         Origin::Environment(name) => name.clone(),
         Origin::Flag(flag) => format!("--{flag}"),
         Origin::Default => "default".to_owned(),
@@ -221,21 +236,37 @@ fn words(given: &Given) -> String {
     match given {
         Given::One(text) => text.clone(),
         Given::Many(texts) => texts.join(","),
-        Given::Rules(rules) => rules.iter().map(|r| r.name.clone()).collect::<Vec<_>>().join("; "),
+        Given::Rules(rules) => rules
+            .iter()
+            .map(|r| r.name.clone())
+            .collect::<Vec<_>>()
+            .join("; "),
     }
 }
 
 impl Config {
     fn put(&mut self, key: &'static Key, given: &Given, origin: Origin) -> Result<(), Failure> {
-        (key.set)(&mut self.policy, given).map_err(|cause| bad_value(key, &origin, &words(given), &cause))?;
+        (key.set)(&mut self.policy, given)
+            .map_err(|cause| bad_value(key, &origin, &words(given), &cause))?;
         self.origins.insert(key.key, origin);
         Ok(())
     }
 
     fn check(&self) -> Result<(), Failure> {
-        if let Some(most) = self.policy.max_size.filter(|most| *most < self.policy.min_size) {
-            let origin = self.origins.get("maxSize").cloned().unwrap_or(Origin::Default);
-            let cause = format!("is less than minSize {}, so that no disk fits", value::show_size(self.policy.min_size));
+        if let Some(most) = self
+            .policy
+            .max_size
+            .filter(|most| *most < self.policy.min_size)
+        {
+            let origin = self
+                .origins
+                .get("maxSize")
+                .cloned()
+                .unwrap_or(Origin::Default);
+            let cause = format!(
+                "is less than minSize {}, so that no disk fits",
+                value::show_size(self.policy.min_size)
+            );
             let key = schema::key("maxSize");
             return Err(match key {
                 Some(key) => bad_value(key, &origin, &value::show_size(most), &cause),
@@ -252,7 +283,11 @@ impl Config {
         for key in KEYS {
             let origin = self.origins.get(key.key).unwrap_or(&Origin::Default);
             // Nothing of what is printed may break out of its comment.
-            let origin: String = origin.to_string().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+            let origin: String = origin
+                .to_string()
+                .chars()
+                .map(|c| if c.is_control() { '?' } else { c })
+                .collect();
             match (key.show)(&self.policy) {
                 Json::Null => writeln_to(&mut out, format_args!("# {}: not set", key.key)),
                 Json::Array(items) if items.is_empty() => {
@@ -264,7 +299,10 @@ impl Config {
                         writeln_to(&mut out, format_args!("  - {item}"));
                     }
                 }
-                value => writeln_to(&mut out, format_args!("{}: {} # {origin}", key.key, scalar(&value))),
+                value => writeln_to(
+                    &mut out,
+                    format_args!("{}: {} # {origin}", key.key, scalar(&value)),
+                ),
             }
         }
         out
@@ -288,13 +326,21 @@ fn scalar(value: &Json) -> String {
 
 fn is_plain(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/')
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'_' | b'.'))
-        && !matches!(text, "true" | "false" | "null" | "yes" | "no" | "on" | "off")
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'_' | b'.'))
+        && !matches!(
+            text,
+            "true" | "false" | "null" | "yes" | "no" | "on" | "off"
+        )
 }
 
 fn environment(variables: &[(String, String)]) -> Result<Vec<(&'static Key, Given)>, Failure> {
     let mut found = Vec::new();
-    for (name, text) in variables.iter().filter(|(name, _)| name.starts_with("DISK_DISCOVERY_")) {
+    for (name, text) in variables
+        .iter()
+        .filter(|(name, _)| name.starts_with("DISK_DISCOVERY_"))
+    {
         if let Some(key) = KEYS.iter().find(|key| key.env() == *name) {
             let origin = Origin::Environment(name.clone());
             let given = key
@@ -308,7 +354,11 @@ fn environment(variables: &[(String, String)]) -> Result<Vec<(&'static Key, Give
                 || "unset it; --help lists the settings".to_owned(),
                 |near| format!("did you mean {near}?"),
             );
-            return Err(Failure::plain(name, "environment", format!("there is no such setting; {hint}")));
+            return Err(Failure::plain(
+                name,
+                "environment",
+                format!("there is no such setting; {hint}"),
+            ));
         }
     }
     Ok(found)
@@ -316,7 +366,8 @@ fn environment(variables: &[(String, String)]) -> Result<Vec<(&'static Key, Give
 
 fn read(path: &str, text: &str) -> Result<File, Failure> {
     let at = |line: u64| format!("{path}:{line}");
-    let root = yaml::parse(text).map_err(|(line, cause)| Failure::plain(at(line), "read the configuration", cause))?;
+    let root = yaml::parse(text)
+        .map_err(|(line, cause)| Failure::plain(at(line), "read the configuration", cause))?;
     let mut file = File {
         path: path.to_owned(),
         ..File::default()
@@ -326,14 +377,19 @@ fn read(path: &str, text: &str) -> Result<File, Failure> {
         Value::Map(entries) => entries,
         other => {
             let cause = format!("{} stands where key: value pairs must", other.kind());
-            return Err(Failure::plain(at(root.line), "read the configuration", cause));
+            return Err(Failure::plain(
+                at(root.line),
+                "read the configuration",
+                cause,
+            ));
         }
     };
     for (name, line, node) in entries {
         if name == "nodes" {
             file.overrides = overrides(path, node)?;
         } else {
-            file.entries.push(entry(path, &name, line, node, &["nodes"])?);
+            file.entries
+                .push(entry(path, &name, line, node, &["nodes"])?);
         }
     }
     Ok(file)
@@ -342,12 +398,18 @@ fn read(path: &str, text: &str) -> Result<File, Failure> {
 fn overrides(path: &str, node: Node) -> Result<Vec<Override>, Failure> {
     let refuse = |line: u64, cause: &str| Failure::plain(format!("{path}:{line}"), "nodes", cause);
     let Value::List(items) = node.value else {
-        return Err(refuse(node.line, "must be a list of overrides, each with match: GLOB"));
+        return Err(refuse(
+            node.line,
+            "must be a list of overrides, each with match: GLOB",
+        ));
     };
     let mut all = Vec::new();
     for item in items {
         let Value::Map(fields) = item.value else {
-            return Err(refuse(item.line, "each override must be a mapping with match: GLOB"));
+            return Err(refuse(
+                item.line,
+                "each override must be a mapping with match: GLOB",
+            ));
         };
         let mut part = Override {
             globs: Vec::new(),
@@ -356,19 +418,35 @@ fn overrides(path: &str, node: Node) -> Result<Vec<Override>, Failure> {
         for (name, line, value) in fields {
             match name.as_str() {
                 "match" => part.globs = texts(path, "match", value)?,
-                "nodeName" => return Err(refuse(line, "nodeName cannot stand in an override: it picks the overrides")),
-                _ => part.entries.push(entry(path, &name, line, value, &["match"])?),
+                "nodeName" => {
+                    return Err(refuse(
+                        line,
+                        "nodeName cannot stand in an override: it picks the overrides",
+                    ));
+                }
+                _ => part
+                    .entries
+                    .push(entry(path, &name, line, value, &["match"])?),
             }
         }
         if part.globs.is_empty() {
-            return Err(refuse(item.line, "the override has no match: GLOB, so it would hold nowhere"));
+            return Err(refuse(
+                item.line,
+                "the override has no match: GLOB, so it would hold nowhere",
+            ));
         }
         all.push(part);
     }
     Ok(all)
 }
 
-fn entry(path: &str, name: &str, line: u64, node: Node, besides: &[&str]) -> Result<Entry, Failure> {
+fn entry(
+    path: &str,
+    name: &str,
+    line: u64,
+    node: Node,
+    besides: &[&str],
+) -> Result<Entry, Failure> {
     let Some(key) = schema::key(name) else {
         let mut keys: Vec<&str> = KEYS.iter().map(|key| key.key).collect();
         keys.extend(besides);
@@ -378,18 +456,27 @@ fn entry(path: &str, name: &str, line: u64, node: Node, besides: &[&str]) -> Res
             || format!("valid are {}", keys.join(", ")),
             |near| format!("did you mean {near}?"),
         );
-        return Err(Failure::plain(format!("{path}:{line}"), format!("key {name:?}"), format!("there is no such setting; {hint}")));
+        return Err(Failure::plain(
+            format!("{path}:{line}"),
+            format!("key {name:?}"),
+            format!("there is no such setting; {hint}"),
+        ));
     };
     let value_line = node.line.max(line);
     let given = match (key.shape, node.value) {
         (Shape::One | Shape::Switch, Value::Scalar(text)) => Given::One(text),
-        (Shape::One, Value::Null) if key.key == "cluster" || key.key == "maxSize" => Given::One(String::new()),
+        (Shape::One, Value::Null) if key.key == "cluster" || key.key == "maxSize" => {
+            Given::One(String::new())
+        }
         (Shape::Texts { .. }, value @ (Value::List(_) | Value::Scalar(_))) => {
             let line = value_line;
             Given::Many(texts(path, key.key, Node { line, value })?)
         }
         (Shape::Rules, Value::List(items)) => {
-            let rules: Result<Vec<_>, Failure> = items.into_iter().map(|item| rule(path, key.key, item)).collect();
+            let rules: Result<Vec<_>, Failure> = items
+                .into_iter()
+                .map(|item| rule(path, key.key, item))
+                .collect();
             Given::Rules(rules?)
         }
         (_, value) => {
@@ -400,7 +487,11 @@ fn entry(path: &str, name: &str, line: u64, node: Node, besides: &[&str]) -> Res
                 Shape::Rules => "a list of rules, each with select:",
             };
             let cause = format!("takes {wanted}, not {}", value.kind());
-            return Err(Failure::plain(format!("{path}:{value_line}"), key.key, cause));
+            return Err(Failure::plain(
+                format!("{path}:{value_line}"),
+                key.key,
+                cause,
+            ));
         }
     };
     Ok(Entry { key, line, given })
@@ -408,7 +499,11 @@ fn entry(path: &str, name: &str, line: u64, node: Node, besides: &[&str]) -> Res
 
 fn texts(path: &str, key: &str, node: Node) -> Result<Vec<String>, Failure> {
     let refuse = |line: u64, what: &str| {
-        Failure::plain(format!("{path}:{line}"), key, format!("takes a list of single values, not {what}"))
+        Failure::plain(
+            format!("{path}:{line}"),
+            key,
+            format!("takes a list of single values, not {what}"),
+        )
     };
     match node.value {
         Value::Scalar(text) => Ok(vec![text]),
@@ -428,7 +523,12 @@ fn rule(path: &str, key: &str, node: Node) -> Result<SelectorRule, Failure> {
     let fields = match node.value {
         Value::Scalar(text) => return value::parse_rule(&text).map_err(|e| refuse(node.line, e)),
         Value::Map(fields) => fields,
-        other => return Err(refuse(node.line, format!("a rule is a mapping with select:, not {}", other.kind()))),
+        other => {
+            return Err(refuse(
+                node.line,
+                format!("a rule is a mapping with select:, not {}", other.kind()),
+            ));
+        }
     };
     let mut rule = SelectorRule::default();
     let mut selects = false;
@@ -436,7 +536,8 @@ fn rule(path: &str, key: &str, node: Node) -> Result<SelectorRule, Failure> {
         match (name.as_str(), value.value) {
             ("name", Value::Scalar(text)) => rule.name = text,
             ("single", Value::Scalar(text)) => {
-                rule.single = parse_switch(&text).map_err(|e| refuse(line, format!("single {text:?}: {e}")))?;
+                rule.single = parse_switch(&text)
+                    .map_err(|e| refuse(line, format!("single {text:?}: {e}")))?;
             }
             ("tags", value @ (Value::List(_) | Value::Scalar(_))) => {
                 rule.tags = texts(path, "tags", Node { line, value })?;
@@ -448,7 +549,10 @@ fn rule(path: &str, key: &str, node: Node) -> Result<SelectorRule, Failure> {
                 selects = !conditions.is_empty();
                 for (name, line, node) in conditions {
                     let Value::Scalar(text) = node.value else {
-                        return Err(refuse(line, format!("{name} takes a single value, not {}", node.value.kind())));
+                        return Err(refuse(
+                            line,
+                            format!("{name} takes a single value, not {}", node.value.kind()),
+                        ));
                     };
                     set_selector(&mut rule.select, &name, &text).map_err(|e| refuse(line, e))?;
                 }
@@ -458,13 +562,19 @@ fn rule(path: &str, key: &str, node: Node) -> Result<SelectorRule, Failure> {
             }
             (name, _) => {
                 let keys = ["name", "select", "single", "tags", "storageReserved"];
-                return Err(refuse(line, format!("no key {name:?} in a rule; {}", value::one_of(name, &keys))));
+                return Err(refuse(
+                    line,
+                    format!("no key {name:?} in a rule; {}", value::one_of(name, &keys)),
+                ));
             }
         }
     }
     if !selects {
         // An exclude without conditions would match everything, an include nothing that was meant.
-        return Err(refuse(node.line, "a rule needs conditions below select:".to_owned()));
+        return Err(refuse(
+            node.line,
+            "a rule needs conditions below select:".to_owned(),
+        ));
     }
     Ok(rule)
 }
@@ -473,10 +583,13 @@ fn reserved(text: &str) -> Result<String, String> {
     if let Some(percent) = text.strip_suffix('%') {
         return match percent.parse::<u8>() {
             Ok(0..=100) => Ok(text.to_owned()),
-            _ => Err(format!("storageReserved {text:?}: percent must lie between 0% and 100%")),
+            _ => Err(format!(
+                "storageReserved {text:?}: percent must lie between 0% and 100%"
+            )),
         };
     }
-    let bytes = value::parse_size(text).map_err(|e| format!("storageReserved {text:?}: {e}, or percent"))?;
+    let bytes = value::parse_size(text)
+        .map_err(|e| format!("storageReserved {text:?}: {e}, or percent"))?;
     Ok(bytes.to_string())
 }
 

@@ -8,7 +8,8 @@ use storage_core::model::{
 };
 
 use super::value::{
-    SIZE, TIME, one_of, parse_rule, parse_size, parse_switch, parse_time, parse_transport, show_size, show_time,
+    SIZE, TIME, one_of, parse_rule, parse_size, parse_switch, parse_time, parse_transport,
+    show_size, show_time,
 };
 
 /// Heading of the flags in `--help` and of the sections in the documentation.
@@ -155,7 +156,11 @@ fn word<T: Copy>(given: &Given, words: &[(&str, T)]) -> Result<T, String> {
 fn number(given: &Given, least: u32, most: u32) -> Result<u32, String> {
     let accepted = || format!("accepted are whole numbers from {least} to {most}");
     let number: u32 = one(given)?.parse().map_err(|_| accepted())?;
-    if (least..=most).contains(&number) { Ok(number) } else { Err(accepted()) }
+    if (least..=most).contains(&number) {
+        Ok(number)
+    } else {
+        Err(accepted())
+    }
 }
 
 fn absolute(text: &str) -> Result<PathBuf, String> {
@@ -173,7 +178,9 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
 fn node_name(text: &str) -> Result<String, String> {
     let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
     if text.is_empty() || text.len() > 253 || !text.bytes().all(ok) {
-        return Err("must have 1 to 253 characters of letters, digits, dot, dash and underscore".to_owned());
+        return Err(
+            "must have 1 to 253 characters of letters, digits, dot, dash and underscore".to_owned(),
+        );
     }
     Ok(text.to_owned())
 }
@@ -184,7 +191,10 @@ fn approval(text: &str) -> Result<Approval, String> {
         .ok_or("must be DISK-ID@HASH, as explain prints it")?;
     let disk = DiskId::new(id).map_err(|e| e.to_string())?;
     if hash.len() != 16 || !hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-        return Err("the hash behind the @ must have 16 hexadecimal digits, as explain prints it".to_owned());
+        return Err(
+            "the hash behind the @ must have 16 hexadecimal digits, as explain prints it"
+                .to_owned(),
+        );
     }
     Ok(Approval {
         disk,
@@ -194,23 +204,43 @@ fn approval(text: &str) -> Result<Approval, String> {
 
 fn mount_option(text: &str) -> Result<String, String> {
     if text.is_empty() || text.contains([',', ' ', '\t', '\n', '#', '\\']) {
-        return Err(format!("mount option {text:?}: must be one option without spaces"));
+        return Err(format!(
+            "mount option {text:?}: must be one option without spaces"
+        ));
     }
     let name = text.split('=').next().unwrap_or(text);
     // These would undo what makes the mounts safe, or mount something else.
-    let refused = ["suid", "dev", "exec", "ro", "bind", "rbind", "move", "remount", "loop", "defaults"];
+    let refused = [
+        "suid", "dev", "exec", "ro", "bind", "rbind", "move", "remount", "loop", "defaults",
+    ];
     if refused.contains(&name) {
-        return Err(format!("mount option {text:?}: not accepted, it would undo noatime,nodev,nosuid,noexec or the mount"));
+        return Err(format!(
+            "mount option {text:?}: not accepted, it would undo noatime,nodev,nosuid,noexec or the mount"
+        ));
     }
     Ok(text.to_owned())
 }
 
 fn rule_json(rule: &SelectorRule) -> Json {
     let Selector {
-        path, model, vendor, serial, wwn, min_size, max_size, rotational, transport,
+        path,
+        model,
+        vendor,
+        serial,
+        wwn,
+        min_size,
+        max_size,
+        rotational,
+        transport,
     } = &rule.select;
     let mut select = serde_json::Map::new();
-    let texts = [("path", path), ("model", model), ("vendor", vendor), ("serial", serial), ("wwn", wwn)];
+    let texts = [
+        ("path", path),
+        ("model", model),
+        ("vendor", vendor),
+        ("serial", serial),
+        ("wwn", wwn),
+    ];
     for (key, text) in texts {
         select.extend(text.as_ref().map(|t| (key.to_owned(), json!(t))));
     }
@@ -245,8 +275,10 @@ fn set_rules(given: &Given) -> Result<Vec<SelectorRule>, String> {
 }
 
 const LAYOUTS: [(&str, Layout); 2] = [("gpt", Layout::Gpt), ("disk", Layout::Disk)];
-const FILESYSTEMS: [(&str, FilesystemKind); 2] = [("ext4", FilesystemKind::Ext4), ("xfs", FilesystemKind::Xfs)];
-const PROOFS: [(&str, ProofDepth); 2] = [("sampled", ProofDepth::Sampled), ("full", ProofDepth::Full)];
+const FILESYSTEMS: [(&str, FilesystemKind); 2] =
+    [("ext4", FilesystemKind::Ext4), ("xfs", FilesystemKind::Xfs)];
+const PROOFS: [(&str, ProofDepth); 2] =
+    [("sampled", ProofDepth::Sampled), ("full", ProofDepth::Full)];
 const PERSISTS: [(&str, Persist); 3] = [
     ("none", Persist::None),
     ("fstab", Persist::Fstab),
@@ -288,7 +320,8 @@ pub static KEYS: &[Key] = &[
                 p.cluster = None;
                 return Ok(());
             }
-            let said = "must be a UUID: kubectl get namespace kube-system -o jsonpath={.metadata.uid}";
+            let said =
+                "must be a UUID: kubectl get namespace kube-system -o jsonpath={.metadata.uid}";
             p.cluster = Some(text.parse().map_err(|_| said.to_owned())?);
             Ok(())
         },
@@ -329,7 +362,11 @@ pub static KEYS: &[Key] = &[
         more: "The word `none` lifts a limit that a weaker source has set.",
         set: |p, g| {
             let text = one(g)?;
-            p.max_size = if text == "none" || text.is_empty() { None } else { Some(parse_size(text)?) };
+            p.max_size = if text == "none" || text.is_empty() {
+                None
+            } else {
+                Some(parse_size(text)?)
+            };
             Ok(())
         },
         show: |p| p.max_size.map_or(Json::Null, |s| json!(show_size(s))),
@@ -347,7 +384,9 @@ pub static KEYS: &[Key] = &[
                unknown. Longhorn's own volumes and members of a multipath map are never taken, whatever this says.",
         set: |p, g| {
             let texts = many(g);
-            let set = texts.iter().map(|t| parse_transport(t).map_err(|e| format!("{t:?}: {e}")));
+            let set = texts
+                .iter()
+                .map(|t| parse_transport(t).map_err(|e| format!("{t:?}: {e}")));
             p.transports = set.collect::<Result<_, String>>()?;
             Ok(())
         },
@@ -405,11 +444,20 @@ pub static KEYS: &[Key] = &[
                approval is refused.",
         set: |p, g| {
             let texts = many(g);
-            let all = texts.iter().map(|t| approval(t).map_err(|e| format!("{t:?}: {e}")));
+            let all = texts
+                .iter()
+                .map(|t| approval(t).map_err(|e| format!("{t:?}: {e}")));
             p.approvals = all.collect::<Result<_, String>>()?;
             Ok(())
         },
-        show: |p| json!(p.approvals.iter().map(|a| format!("{}@{}", a.disk, a.hash)).collect::<Vec<_>>()),
+        show: |p| {
+            json!(
+                p.approvals
+                    .iter()
+                    .map(|a| format!("{}@{}", a.disk, a.hash))
+                    .collect::<Vec<_>>()
+            )
+        },
     },
     Key {
         key: "proof",
@@ -483,7 +531,10 @@ pub static KEYS: &[Key] = &[
         help: "Mount option besides noatime,nodev,nosuid,noexec",
         more: "",
         set: |p, g| {
-            p.mount_options = many(g).iter().map(|t| mount_option(t)).collect::<Result<_, String>>()?;
+            p.mount_options = many(g)
+                .iter()
+                .map(|t| mount_option(t))
+                .collect::<Result<_, String>>()?;
             Ok(())
         },
         show: |p| json!(p.mount_options),

@@ -59,7 +59,13 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 /// Writes a size so that [`parse_size`] reads the same number.
 #[must_use]
 pub fn show_size(bytes: u64) -> String {
-    for (shift, unit) in [(50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
+    for (shift, unit) in [
+        (50, "PiB"),
+        (40, "TiB"),
+        (30, "GiB"),
+        (20, "MiB"),
+        (10, "KiB"),
+    ] {
         if bytes != 0 && bytes.is_multiple_of(1 << shift) {
             return format!("{}{unit}", bytes >> shift);
         }
@@ -83,9 +89,7 @@ pub fn parse_time(text: &str) -> Result<Duration, String> {
         "h" => 3_600_000,
         _ => return Err(format!("accepted are {TIME}")),
     };
-    let number: u64 = number
-        .parse()
-        .map_err(|_| format!("accepted are {TIME}"))?;
+    let number: u64 = number.parse().map_err(|_| format!("accepted are {TIME}"))?;
     let total = number
         .checked_mul(millis)
         .filter(|t| (1..=86_400_000).contains(t));
@@ -143,7 +147,12 @@ pub fn nearest<'a>(text: &str, words: &[&'a str]) -> Option<&'a str> {
     let lower = text.to_ascii_lowercase();
     words
         .iter()
-        .map(|word| (strsim::jaro_winkler(&lower, &word.to_ascii_lowercase()), *word))
+        .map(|word| {
+            (
+                strsim::jaro_winkler(&lower, &word.to_ascii_lowercase()),
+                *word,
+            )
+        })
         .filter(|(score, _)| *score > 0.75)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, word)| word)
@@ -151,7 +160,10 @@ pub fn nearest<'a>(text: &str, words: &[&'a str]) -> Option<&'a str> {
 
 /// The keys of a selector: in the short form of flags, and below `select` in the file.
 pub const SELECTOR_KEYS: [(&str, &str); 9] = [
-    ("path", "glob of a /dev path, a by-id or by-path link, or a kernel name"),
+    (
+        "path",
+        "glob of a /dev path, a by-id or by-path link, or a kernel name",
+    ),
     ("model", "glob of the model"),
     ("vendor", "glob of the vendor"),
     ("serial", "glob of the serial number"),
@@ -212,7 +224,9 @@ pub fn parse_rule(text: &str) -> Result<SelectorRule, String> {
             ));
         };
         match key.trim() {
-            "single" => rule.single = parse_switch(value).map_err(|e| format!("single {value:?}: {e}"))?,
+            "single" => {
+                rule.single = parse_switch(value).map_err(|e| format!("single {value:?}: {e}"))?;
+            }
             key => set_selector(&mut rule.select, key, value)?,
         }
     }
@@ -244,7 +258,18 @@ mod tests {
     #[test]
     fn an_ambiguous_or_senseless_size_is_refused() {
         for text in [
-            "", "G", "-1", "1.5", "1.5B", ".5GiB", "1..5GiB", "1e9", "10gib", "10GiBs", "17179869184GiB", "1.GiB",
+            "",
+            "G",
+            "-1",
+            "1.5",
+            "1.5B",
+            ".5GiB",
+            "1..5GiB",
+            "1e9",
+            "10gib",
+            "10GiBs",
+            "17179869184GiB",
+            "1.GiB",
             "99999999999999999999999999PiB",
         ] {
             assert!(parse_size(text).is_err(), "{text:?}");
@@ -255,7 +280,16 @@ mod tests {
 
     #[test]
     fn shown_sizes_and_times_are_read_back() {
-        for bytes in [0, 1, 1023, 1024, 10 << 30, (10 << 30) + 1, u64::MAX, 1 << 63] {
+        for bytes in [
+            0,
+            1,
+            1023,
+            1024,
+            10 << 30,
+            (10 << 30) + 1,
+            u64::MAX,
+            1 << 63,
+        ] {
             assert_eq!(parse_size(&show_size(bytes)), Ok(bytes));
         }
         for millis in [1, 999, 1000, 1500, 60_000, 86_400_000] {
@@ -266,7 +300,9 @@ mod tests {
 
     #[test]
     fn a_rule_is_a_list_of_conditions() {
-        let rule = parse_rule("path=/dev/disk/by-id/ata-*,rotational=true,minSize=1TiB,single=true").unwrap();
+        let rule =
+            parse_rule("path=/dev/disk/by-id/ata-*,rotational=true,minSize=1TiB,single=true")
+                .unwrap();
         assert_eq!(rule.select.path.as_deref(), Some("/dev/disk/by-id/ata-*"));
         assert_eq!(rule.select.rotational, Some(true));
         assert_eq!(rule.select.min_size, Some(1 << 40));

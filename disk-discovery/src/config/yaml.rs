@@ -176,7 +176,9 @@ mod tests {
     fn every_key_and_value_knows_its_line() {
         let map = entries("a: 1\nb:\n  - x\n  - y\n");
         assert_eq!((map[0].1, map[1].1), (1, 2));
-        let Value::List(items) = &map[1].2.value else { panic!() };
+        let Value::List(items) = &map[1].2.value else {
+            panic!()
+        };
         assert_eq!((items[0].line, items[1].line), (3, 4));
     }
 
@@ -189,7 +191,18 @@ mod tests {
 
     #[test]
     fn no_text_makes_the_reader_panic() {
-        for text in ["", "\0", "[", "{a", "*x", "&a [*a]", "a: !!binary x", "--- a\n--- b", "? [1]\n: 2", "<<: 3"] {
+        for text in [
+            "",
+            "\0",
+            "[",
+            "{a",
+            "*x",
+            "&a [*a]",
+            "a: !!binary x",
+            "--- a\n--- b",
+            "? [1]\n: 2",
+            "<<: 3",
+        ] {
             drop(parse(text));
         }
     }

@@ -43,7 +43,15 @@ pub fn report(
     outcomes: &[Outcome],
     detail: Detail,
 ) -> NodeReport {
-    build(producer, observation, classification, plan, outcomes, detail, None)
+    build(
+        producer,
+        observation,
+        classification,
+        plan,
+        outcomes,
+        detail,
+        None,
+    )
 }
 
 /// Builds the report of one device, which may be a partition, with every check.
@@ -55,7 +63,15 @@ pub fn report_one(
     plan: &Plan,
     device: &KernelName,
 ) -> NodeReport {
-    build(producer, observation, classification, plan, &[], Detail::Checks, Some(device))
+    build(
+        producer,
+        observation,
+        classification,
+        plan,
+        &[],
+        Detail::Checks,
+        Some(device),
+    )
 }
 
 fn build(
