@@ -146,3 +146,138 @@ pub fn bitlocker(image: &Path) {
     put(&mut block, 10, &2_u16.to_le_bytes());
     poke(image, 1 << 20, &block);
 }
+
+/// Bytes and where they go, from the start of the device.
+pub type Areas = Vec<(u64, Vec<u8>)>;
+
+fn uuid_of(seed: &str) -> [u8; 16] {
+    *uuid::Uuid::new_v5(&uuid::Uuid::from_bytes(UUID), seed.as_bytes()).as_bytes()
+}
+
+/// A GPT with partitions of Linux data at these offsets and lengths in bytes, for 512-byte sectors
+/// (UEFI 2.10, chapter 5). Its GUIDs follow from `seed`.
+#[must_use]
+pub fn gpt(size: u64, partitions: &[(u32, u64, u64)], seed: &str) -> Areas {
+    let uuid = uuid_of(seed);
+    // 0FC63DAF-8483-4772-8E79-3D69D8477DE4, Linux filesystem data
+    const LINUX: [u8; 16] = [
+        0xaf, 0x3d, 0xc6, 0x0f, 0x83, 0x84, 0x72, 0x47, 0x8e, 0x79, 0x3d, 0x69, 0xd8, 0x47, 0x7d,
+        0xe4,
+    ];
+    let last = size / 512 - 1;
+    let mut entries = vec![0; 128 * 128];
+    for (number, start, length) in partitions {
+        let at = (*number as usize - 1) * 128;
+        put(&mut entries, at, &LINUX);
+        put(&mut entries, at + 16, &uuid);
+        put(&mut entries, at + 16, &number.to_le_bytes());
+        put(&mut entries, at + 32, &(start / 512).to_le_bytes());
+        put(
+            &mut entries,
+            at + 40,
+            &((start + length) / 512 - 1).to_le_bytes(),
+        );
+    }
+    let header = |at: u64, other: u64, entries_at: u64| {
+        let mut block = vec![0; 512];
+        put(&mut block, 0, b"EFI PART");
+        put(&mut block, 8, &[0, 0, 1, 0, 92, 0, 0, 0]);
+        put(&mut block, 24, &at.to_le_bytes());
+        put(&mut block, 32, &other.to_le_bytes());
+        put(&mut block, 40, &34_u64.to_le_bytes());
+        put(&mut block, 48, &(last - 33).to_le_bytes());
+        put(&mut block, 56, &uuid);
+        put(&mut block, 72, &entries_at.to_le_bytes());
+        put(&mut block, 80, &[128, 0, 0, 0, 128, 0, 0, 0]);
+        put(&mut block, 88, &crc32fast::hash(&entries).to_le_bytes());
+        let sum = crc32fast::hash(&block[..92]).to_le_bytes();
+        put(&mut block, 16, &sum);
+        block
+    };
+    let mut protective = vec![0; 512];
+    let sectors = u32::try_from(last).unwrap_or(u32::MAX);
+    put(
+        &mut protective,
+        446,
+        &[0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0],
+    );
+    put(&mut protective, 458, &sectors.to_le_bytes());
+    put(&mut protective, 510, &[0x55, 0xaa]);
+    vec![
+        (0, protective),
+        (512, header(1, last, 2)),
+        (1024, entries.clone()),
+        (size - 33 * 512, entries.clone()),
+        (size - 512, header(last, 1, last - 32)),
+    ]
+}
+
+/// The magics of a superblock, enough for it to be named. Its UUID follows from `seed`.
+///
+/// # Panics
+/// For kinds that no model has.
+#[must_use]
+pub fn superblock(kind: &str, seed: &str) -> Areas {
+    let uuid = uuid_of(seed);
+    match kind {
+        "ext4" => {
+            let mut block = vec![0; 1024];
+            put(&mut block, 4, &1_000_000_u32.to_le_bytes());
+            put(&mut block, 24, &2_u32.to_le_bytes());
+            put(&mut block, 56, &[0x53, 0xef]);
+            put(&mut block, 76, &1_u32.to_le_bytes());
+            put(&mut block, 92, &0x4_u32.to_le_bytes());
+            put(&mut block, 96, &0x42_u32.to_le_bytes());
+            put(&mut block, 104, &uuid);
+            vec![(1024, block)]
+        }
+        "vfat" => {
+            let mut block = vec![0; 512];
+            put(&mut block, 0, b"\xeb\x58\x90mkfs.fat");
+            put(&mut block, 11, &[0, 2, 8, 32, 0, 2, 0, 0, 0, 0, 0xf8]);
+            put(&mut block, 32, &200_000_u32.to_le_bytes());
+            put(&mut block, 36, &800_u32.to_le_bytes());
+            put(&mut block, 44, &2_u32.to_le_bytes());
+            put(&mut block, 66, b"\x29\x01\x02\x03\x04NO NAME    FAT32   ");
+            put(&mut block, 510, &[0x55, 0xaa]);
+            vec![(0, block)]
+        }
+        "squashfs" => {
+            let mut block = vec![0; 512];
+            put(&mut block, 0, b"hsqs");
+            put(&mut block, 28, &[4, 0, 0, 0]);
+            vec![(0, block)]
+        }
+        "btrfs" => {
+            let mut block = vec![0; 4096];
+            put(&mut block, 32, &uuid);
+            put(&mut block, 48, &65536_u64.to_le_bytes());
+            put(&mut block, 64, b"_BHRfS_M");
+            vec![(65536, block)]
+        }
+        "crypto_LUKS" => {
+            let mut block = vec![0; 512];
+            put(&mut block, 0, b"LUKS\xba\xbe\0\x02");
+            let text = uuid::Uuid::from_bytes(uuid).to_string();
+            put(&mut block, 168, text.as_bytes());
+            vec![(0, block)]
+        }
+        "LVM2_member" => {
+            let mut block = vec![0; 512];
+            put(&mut block, 0, b"LABELONE\x01");
+            put(&mut block, 20, &[32]);
+            put(&mut block, 24, b"LVM2 001");
+            put(&mut block, 32, b"6S1zVsv41l9Jc0L5QPNffReDzaeVzycO");
+            vec![(512, block)]
+        }
+        "swap" => {
+            let mut block = vec![0; 4096];
+            put(&mut block, 1024, &1_u32.to_le_bytes());
+            put(&mut block, 1028, &1_000_000_u32.to_le_bytes());
+            put(&mut block, 1036, &uuid);
+            put(&mut block, 4086, b"SWAPSPACE2");
+            vec![(0, block)]
+        }
+        other => panic!("no model has {other}"),
+    }
+}

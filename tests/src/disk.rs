@@ -1,6 +1,8 @@
 //! Loop devices over files, gone when the test is.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
@@ -72,7 +74,34 @@ impl LoopDisk {
         // The kernel keeps partitions added by BLKPG when a loop device is detached, so a test that was
         // killed may have left some on this number.
         disk.hide_partitions();
+        disk.show();
         disk
+    }
+
+    /// Lists it, with room for partitions, in the `/sys/class/block` of this thread's sandbox.
+    pub(crate) fn show(&self) {
+        for link in self.links() {
+            let name = link.file_name().unwrap().to_str().unwrap();
+            let below = match name.strip_prefix(self.name()) {
+                Some("") => String::new(),
+                _ => format!("/{name}"),
+            };
+            let target = format!("../../devices/virtual/block/{}{below}", self.name());
+            match symlink(target, &link) {
+                // The kernel lists it: there is no sandbox, or it shows all.
+                Err(e) if matches!(e.kind(), ErrorKind::AlreadyExists | ErrorKind::PermissionDenied) => {}
+                result => result.unwrap_or_else(|e| panic!("{}: {e}", link.display())),
+            }
+        }
+    }
+
+    /// The names of the disk and of four partitions in `/sys/class/block`.
+    fn links(&self) -> Vec<PathBuf> {
+        let class = Path::new("/sys/class/block");
+        let partitions = (1..=4).map(|number| class.join(format!("{}p{number}", self.name())));
+        std::iter::once(class.join(self.name()))
+            .chain(partitions)
+            .collect()
     }
 
     /// The device node, `/dev/loop7`.
@@ -187,6 +216,14 @@ impl LoopDisk {
         if self.held.is_some() {
             self.unmount();
             self.hide_partitions();
+            for link in self.links() {
+                // sysfs itself refuses.
+                if let Err(e) = fs::remove_file(&link)
+                    && !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied)
+                {
+                    panic!("{}: {e}", link.display());
+                }
+            }
             self.held = None;
         }
     }

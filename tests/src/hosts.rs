@@ -10,6 +10,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use crate::{craft, image};
+
 /// One file of a dump.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Node {
@@ -165,6 +167,9 @@ fn unescape(text: &str) -> Vec<u8> {
 
 const GIB: u64 = 1 << 30;
 
+/// Number, start and length.
+type Partitions = Vec<(u32, u64, u64)>;
+
 /// A model of a machine.
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -175,6 +180,10 @@ pub struct Machine {
     /// Whole disks that are free. No other device may ever be a candidate.
     pub spare: Vec<&'static str>,
     tree: Tree,
+    /// Size and partitions of whole devices, by name.
+    layout: BTreeMap<String, (u64, Partitions)>,
+    /// What is on devices besides tables: kind, by name of disk or partition.
+    holds: BTreeMap<String, &'static str>,
     mounts: String,
     swaps: String,
     next_mount: u32,
@@ -188,6 +197,8 @@ impl Machine {
             about,
             spare: Vec::new(),
             tree: Tree::new(),
+            layout: BTreeMap::new(),
+            holds: BTreeMap::new(),
             mounts: String::new(),
             swaps: "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n".to_owned(),
             next_mount: 20,
@@ -212,7 +223,59 @@ impl Machine {
         let file = |text: &str| Node::File(text.as_bytes().to_vec());
         tree.insert("proc/1/mountinfo".to_owned(), file(&self.mounts));
         tree.insert("proc/swaps".to_owned(), file(&self.swaps));
+        for (name, (size, partitions)) in &self.layout {
+            let blocks = self.blocks(name, *size, partitions);
+            tree.insert(format!("dev/{name}.blocks"), file(&blocks));
+        }
         tree
+    }
+
+    /// The content of a device as a dump has it.
+    fn blocks(&self, name: &str, size: u64, partitions: &[(u32, u64, u64)]) -> String {
+        let mut areas = match partitions {
+            [] => Vec::new(),
+            partitions => craft::gpt(size, partitions, name),
+        };
+        let mut add = |kind: &str, seed: &str, start: u64| {
+            for (offset, bytes) in craft::superblock(kind, seed) {
+                areas.push((start + offset, bytes));
+            }
+        };
+        if let Some(kind) = self.holds.get(name) {
+            add(kind, name, 0);
+        }
+        for (number, start, _) in partitions {
+            let partition = partition_name(name, *number);
+            if let Some(kind) = self.holds.get(&partition) {
+                add(kind, &partition, *start);
+            }
+        }
+        let sectors: BTreeMap<u64, &[u8]> = areas
+            .iter()
+            .flat_map(|(offset, bytes)| {
+                let offsets = (0_u64..).map(move |index| offset + index * 512);
+                offsets.zip(bytes.chunks(512))
+            })
+            .filter(|(_, bytes)| bytes.iter().any(|b| *b != 0))
+            .collect();
+        let mut text = format!("disk-discovery-blocks 1\nsize {size}\nsector 512\n");
+        let mut at = 0;
+        for (offset, bytes) in sectors {
+            if offset > at {
+                writeln!(text, "zero {at} {}", offset - at).unwrap();
+            }
+            writeln!(text, "data {offset} {}", image::hex(bytes)).unwrap();
+            at = offset + bytes.len() as u64;
+        }
+        if size > at {
+            writeln!(text, "zero {at} {}", size - at).unwrap();
+        }
+        text
+    }
+
+    /// Says what a disk, partition or other device holds.
+    fn holds(&mut self, name: &str, kind: &'static str) {
+        self.holds.insert(name.to_owned(), kind);
     }
 
     fn file(&mut self, path: &str, text: &str) {
@@ -248,6 +311,9 @@ impl Machine {
         let name = path.rsplit('/').next().unwrap();
         let (major, minor) = dev.split_once(':').unwrap();
         self.diskseq += 1;
+        if size > 0 {
+            self.layout.insert(name.to_owned(), (size, Vec::new()));
+        }
         self.link(
             &format!("sys/class/block/{name}"),
             &format!("../../devices/{path}"),
@@ -348,12 +414,9 @@ impl Machine {
 
     /// Partition `number` of a disk, `size` bytes from `start`.
     fn partition(&mut self, disk: &str, number: u32, dev: &str, start: u64, size: u64) -> String {
-        let infix = if disk.ends_with(|c: char| c.is_ascii_digit()) {
-            "p"
-        } else {
-            ""
-        };
-        let name = format!("{disk}{infix}{number}");
+        let name = partition_name(disk, number);
+        let (_, partitions) = self.layout.get_mut(disk).unwrap();
+        partitions.push((number, start, size));
         let dir = self.path_of(disk);
         let below = dir.strip_prefix("sys/").unwrap().to_owned();
         self.link(
@@ -405,7 +468,12 @@ impl Machine {
         }
     }
 
-    fn mount(&mut self, dev: &str, root: &str, point: &str, fstype: &str, source: &str) {
+    fn mount(&mut self, dev: &str, root: &str, point: &str, fstype: &'static str, source: &str) {
+        if let Some(name) = source.strip_prefix("/dev/")
+            && !name.starts_with("mapper/")
+        {
+            self.holds(name, fstype);
+        }
         let id = self.next_mount;
         self.next_mount += 1;
         let parent = if point == "/" { 1 } else { 30 };
@@ -417,6 +485,9 @@ impl Machine {
     }
 
     fn swap(&mut self, path: &str, kind: &str) {
+        if let Some(name) = path.strip_prefix("/dev/") {
+            self.holds(name, "swap");
+        }
         writeln!(self.swaps, "{path}\t\t\t\t{kind}\t\t8388604\t\t0\t\t-2").unwrap();
     }
 
@@ -439,6 +510,15 @@ impl Machine {
         self.sata(name, port, dev, 16_000_900_661_248, &serial, &wwn);
         self.spare.push(name);
     }
+}
+
+fn partition_name(disk: &str, number: u32) -> String {
+    let infix = if disk.ends_with(|c: char| c.is_ascii_digit()) {
+        "p"
+    } else {
+        ""
+    };
+    format!("{disk}{infix}{number}")
 }
 
 /// Every model.
@@ -510,14 +590,14 @@ fn lvm_on_luks_on_md() -> Machine {
         ("dm/uuid", "CRYPT-LUKS2-6b0c1d-md1_crypt"),
     ];
     m.built_on(&["md1"], "dm-0", "253:0", 3989 * GIB, &crypt);
-    let lv = |name| {
-        [
-            ("dm/name", name),
-            ("dm/uuid", "LVM-aaaaaaaabbbbbbbbccccccccdddddddd"),
-        ]
-    };
-    m.built_on(&["dm-0"], "dm-1", "253:1", 3900 * GIB, &lv("vg0-root"));
-    m.built_on(&["dm-0"], "dm-2", "253:2", 32 * GIB, &lv("vg0-swap"));
+    let lv = |name, uuid| [("dm/name", name), ("dm/uuid", uuid)];
+    let root = lv("vg0-root", "LVM-pZ0kq5c1wT3nJcRootRootRoot");
+    let swap = lv("vg0-swap", "LVM-pZ0kq5c1wT3nJcSwapSwapSwap");
+    m.built_on(&["dm-0"], "dm-1", "253:1", 3900 * GIB, &root);
+    m.built_on(&["dm-0"], "dm-2", "253:2", 32 * GIB, &swap);
+    m.holds("md1", "crypto_LUKS");
+    m.holds("dm-0", "LVM2_member");
+    m.holds("dm-1", "ext4");
     m.mount("253:1", "/", "/", "ext4", "/dev/mapper/vg0-root");
     m.mount("9:0", "/", "/boot", "ext4", "/dev/md0");
     m.mount("8:1", "/", "/boot/efi", "vfat", "/dev/sda1");
@@ -539,6 +619,7 @@ fn btrfs_on_two_devices() -> Machine {
     m.mount("0:31", "/@home", "/home", "btrfs", "/dev/nvme0n1p2");
     m.mount("259:1", "/", "/boot/efi", "vfat", "/dev/nvme0n1p1");
     let dir = "sys/fs/btrfs/3f1b6c0e-8f0a-4b44-9d39-3b0b7d1d6a11/devices";
+    m.holds("nvme1n1", "btrfs");
     for name in ["nvme0n1p2", "nvme1n1"] {
         let below = m.path_of(name).replace("sys/", "../../../../");
         m.link(&format!("{dir}/{name}"), &below);
@@ -717,7 +798,7 @@ fn raspberry() -> Machine {
     ];
     m.disk(&format!("{card}/mmcblk0"), "179:0", 59 * GIB, &about);
     m.partition("mmcblk0", 1, "179:1", 4 << 20, 512 << 20);
-    m.partition("mmcblk0", 2, "179:2", 1 << 30, 58 * GIB);
+    m.partition("mmcblk0", 2, "179:2", 1 << 30, 57 * GIB);
     m.mount("179:2", "/", "/", "ext4", "/dev/mmcblk0p2");
     m.mount("179:1", "/", "/boot/firmware", "vfat", "/dev/mmcblk0p1");
     let emmc = "platform/fe320000.mmc/mmc_host/mmc1/mmc1:0001/block/mmcblk1";
@@ -727,6 +808,7 @@ fn raspberry() -> Machine {
         ("device/cid", "150100424a54443452068a1b2c3d4e00"),
     ];
     m.disk(emmc, "179:96", 29 * GIB, &about);
+    m.holds("mmcblk1", "ext4");
     for (area, minor) in [("mmcblk1boot0", 128), ("mmcblk1boot1", 160)] {
         let dev = format!("179:{minor}");
         m.disk(&format!("{emmc}/{area}"), &dev, 4 << 20, &[("ro", "1")]);
@@ -817,6 +899,7 @@ fn disk_came_back_under_another_name() -> Machine {
         "naa.5000c500d00000aa",
     );
     m.partition("sdo", 1, "8:225", 1 << 20, 1999 * GIB);
+    m.holds("sdo1", "ext4");
     m.mount("8:49", "/", "/mnt/longhorn/sdd1", "ext4", "/dev/sdd1");
     m.file(
         "mount-root",
@@ -851,6 +934,8 @@ fn root_that_cannot_be_resolved() -> Machine {
         ("dm/uuid", "LVM-aaaaaaaabbbbbbbbccccccccdddddddd"),
     ];
     m.built_on(&[], "dm-0", "253:0", 100 * GIB, &lv);
+    m.holds("dm-0", "ext4");
+    m.holds("sda", "LVM2_member");
     m.mount("253:0", "/", "/", "ext4", "/dev/mapper/vg0-root");
     m
 }

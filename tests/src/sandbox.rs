@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -23,6 +24,9 @@ const MIB: u64 = 1 << 20;
 /// A mount namespace of this thread's own, in which `/run` is an empty tmpfs, `/srv` is a small ext4
 /// filesystem that stands for the system disk, and process 1 seems to live.
 ///
+/// Of the loop devices only those attached by [`LoopDisk`] in here are listed in `/sys/class/block`: a run takes
+/// up every disk that carries our marks, also those of somebody else's test.
+///
 /// Threads and processes started from this thread share it. All mounts in it vanish with the thread, even
 /// when the test is killed.
 #[derive(Debug)]
@@ -40,6 +44,18 @@ impl Sandbox {
     /// When the kernel refuses a namespace or a mount.
     #[must_use]
     pub fn new() -> Self {
+        let this = Self::with_all_devices();
+        hide_loop_devices();
+        this.system.show();
+        this
+    }
+
+    /// A sandbox that lists all devices of the host, for measurements.
+    ///
+    /// # Panics
+    /// When the kernel refuses a namespace or a mount.
+    #[must_use]
+    pub fn with_all_devices() -> Self {
         let turn = ONE_AT_A_TIME
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -152,6 +168,28 @@ impl Sandbox {
             disk.unmount();
             disk.hide_partitions();
         }
+    }
+}
+
+/// Covers `/sys/class/block` with a copy that has no loop devices.
+fn hide_loop_devices() {
+    let class = Path::new("/sys/class/block");
+    let links: Vec<_> = fs::read_dir(class)
+        .expect("/sys/class/block")
+        .map(|entry| entry.expect("/sys/class/block").path())
+        .filter(|path| !path.file_name().unwrap().as_encoded_bytes().starts_with(b"loop"))
+        .map(|path| (fs::read_link(&path).expect("a link"), path))
+        .collect();
+    mount(
+        Some("tmpfs"),
+        class,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("mode=755"),
+    )
+    .expect("a tmpfs at /sys/class/block");
+    for (target, path) in links {
+        symlink(target, path).expect("a link on a new tmpfs");
     }
 }
 

@@ -30,6 +30,9 @@ fn report(seen: &Survey) -> String {
     for reason in &seen.classification.node {
         writeln!(text, "node: [{}] {}", reason.rule, reason.text).unwrap();
     }
+    for note in &seen.classification.notes {
+        writeln!(text, "note: {note:?}").unwrap();
+    }
     for verdict in seen.classification.verdicts.values() {
         let device = &seen.observation.devices[&verdict.device];
         let id = verdict.disk_id.as_ref().map_or("-", |id| id.as_str());

@@ -57,7 +57,7 @@ fn in_sandbox(work: impl FnOnce(&Sandbox)) {
     let machine = run_tool("uname", &["-srm"]);
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     println!("Machine: {}, {cores} cores.\n", machine.trim());
-    work(&Sandbox::new());
+    work(&Sandbox::with_all_devices());
 }
 
 /// Runs a command, its output thrown away; prints nanoseconds and peak KiB of it and its children.
