@@ -5,8 +5,8 @@ use super::host::{list, was_read};
 use super::rules::{Finding, Outcome, Subject};
 use super::wanted::bytes;
 use crate::model::{
-    Blankness, BlockDevice, ContentState, Layout, Own, PartitionTable, ProofDepth, Signature,
-    TableKind, VerdictKind,
+    Blankness, BlockDevice, ContentState, KernelName, Layout, Own, PartitionTable, ProofDepth,
+    Signature, TableKind, VerdictKind,
 };
 use crate::observe::proof::MIN_SAMPLES;
 
@@ -52,14 +52,33 @@ fn unseen(device: &BlockDevice) -> Outcome {
     }
 }
 
-pub(super) fn partition_table(_: &Context<'_>, subject: &Subject<'_>) -> Outcome {
+pub(super) fn partition_table(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
     if let Some(outcome) = judged_elsewhere(subject) {
         return outcome;
     }
-    match &subject.device.content.table {
-        Some(table) => Outcome::refuse(Finding::new(describe_table(table)).approvable()),
-        None => unseen(subject.device),
+    let device = subject.device;
+    if let Some(table) = &device.content.table {
+        return Outcome::refuse(Finding::new(describe_table(table)).approvable());
     }
+    let shown: Vec<_> = cx
+        .graph
+        .partitions(&device.name)
+        .map(KernelName::as_str)
+        .collect();
+    if shown.is_empty() {
+        return unseen(device);
+    }
+    Outcome::refuse(
+        Finding::new(format!(
+            "the kernel shows partitions ({}), but no partition table was found on it",
+            list(&shown)
+        ))
+        .kind(VerdictKind::Unknown)
+        .remedy(format!(
+            "if they are left over, have the kernel forget them: partx --delete /dev/{}",
+            device.name.dev_path()
+        )),
+    )
 }
 
 fn describe_table(table: &PartitionTable) -> String {

@@ -18,6 +18,8 @@ mod wanted;
 mod properties;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use context::Context;
 use rules::{Cost, Finding, Outcome, RULES, Remedy, Rule, Subject};
