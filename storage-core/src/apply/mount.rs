@@ -22,7 +22,7 @@ use crate::sys;
 
 /// Filesystems that may hold the mount root: local ones with Unix owners, by their magic in `linux/magic.h`
 /// (ZFS: `include/sys/fs/zfs.h`). Anything else could vanish, or ignore modes and flags.
-const ROOT_FILESYSTEMS: [(i64, &str); 8] = [
+const ROOT_FILESYSTEMS: [(i128, &str); 8] = [
     (0xef53, "ext2, ext3 or ext4"),
     (0x5846_5342, "xfs"),
     (0x9123_683e, "btrfs"),
@@ -170,8 +170,7 @@ fn open_mount_root(host: &HostRoot, root: &Path) -> Result<OwnedFd, ApplyError> 
     }
     let facts = fstatfs(&dir).map_err(io(root, "look at"))?;
     let magic = facts.filesystem_type().0;
-    #[allow(clippy::useless_conversion)] // its width differs between architectures
-    let magic = i64::from(magic);
+    let magic = i128::from(magic);
     if !ROOT_FILESYSTEMS.iter().any(|(known, _)| *known == magic) {
         return Err(refused(
             root,

@@ -5,8 +5,8 @@ use super::host::{list, was_read};
 use super::rules::{Finding, Outcome, Subject};
 use super::wanted::bytes;
 use crate::model::{
-    Blankness, BlockDevice, ContentState, KernelName, Layout, Own, PartitionTable, ProofDepth,
-    Signature, TableKind, VerdictKind,
+    Blankness, BlockDevice, ContentState, KernelName, Layout, Own, OwnStage, PartitionTable,
+    ProofDepth, Signature, TableKind, VerdictKind,
 };
 use crate::observe::proof::MIN_SAMPLES;
 
@@ -20,6 +20,10 @@ pub(super) fn readable(_: &Context<'_>, subject: &Subject<'_>) -> Outcome {
                 "its content could not be read: {}",
                 list(&texts)
             )))
+        }
+        // The rule about the medium has refused it.
+        ContentState::NotRead(_) if device.size == Some(0) => {
+            Outcome::not_asked("there is nothing to read")
         }
         ContentState::NotRead(why) if subject.adopted.is_empty() => Outcome::refuse(
             Finding::new(format!("its content was not looked at: {why}"))
@@ -338,6 +342,10 @@ pub(super) fn blank(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
 }
 
 /// What is on a disk of ours that we did not put there.
+/// Where the superblocks of ext4 and XFS and everything that is read before them end, in bytes from the
+/// filesystem's start; ext4's group descriptors and XFS's first headers follow and then files.
+const SUPERBLOCKS: u64 = 64 << 10;
+
 pub(super) fn not_ours(subject: &Subject<'_>) -> Vec<Finding> {
     let Some(claim) = subject.claim else {
         return Vec::new();
@@ -350,15 +358,23 @@ pub(super) fn not_ours(subject: &Subject<'_>) -> Vec<Finding> {
             .checked_sub(claim.start)
             .is_some_and(|inside| inside < claim.length)
     };
+    let ready = claim.stage == OwnStage::Ready;
+    // Half made, an ext4 without its journal still looks like ext2.
     let ours = |signature: &&Signature| {
-        signature.kind == record.filesystem.as_str()
+        (signature.kind == record.filesystem.as_str() || !ready)
             && signature.uuid.as_ref().is_some_and(|uuid| {
                 uuid.eq_ignore_ascii_case(&record.filesystem_uuid().to_string())
             })
     };
+    // Behind the superblocks files may hold anything, what looks like a signature too.
+    let files = |signature: &&Signature| ready && signature.offset >= SUPERBLOCKS;
     match record.layout {
         Layout::Disk => {
-            for signature in content.signatures.iter().filter(|s| !ours(s)) {
+            for signature in content
+                .signatures
+                .iter()
+                .filter(|s| !ours(s) && !(within(s.offset) && files(s)))
+            {
                 findings.push(Finding::new(describe(signature)));
             }
             if let Some(table) = &content.table {
@@ -382,7 +398,7 @@ pub(super) fn not_ours(subject: &Subject<'_>) -> Vec<Finding> {
                             bytes(part.length)
                         )));
                     }
-                    for signature in part.signatures.iter().filter(|s| !ours(s)) {
+                    for signature in part.signatures.iter().filter(|s| !ours(s) && !files(s)) {
                         findings.push(Finding::new(format!(
                             "in partition {}: {}",
                             part.number,
