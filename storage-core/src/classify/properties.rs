@@ -117,7 +117,7 @@ fn add(observation: &mut Observation, kind: u8, pick: u8, more: u8) {
                 dos(usize::from(more % 3))
             } else {
                 gpt(&[])
-            })
+            });
         }
         8 => device.errors.push(read_error()),
         9 => device.content.state = ContentState::Failed(vec![read_error()]),

@@ -1,3 +1,6 @@
+// Each case is one assignment; a block for its semicolon would bury it.
+#![allow(clippy::semicolon_if_nothing_returned)]
+
 use std::collections::BTreeSet;
 
 use super::rules::RULES;
