@@ -410,28 +410,44 @@ fn an_approved_disk_is_wiped_and_taken() {
 }
 
 #[test]
-fn a_mount_point_that_cannot_be_trusted_is_refused_and_the_disk_stays_ready() {
+fn a_mount_root_that_turns_into_a_symlink_after_the_plan_stops_everything() {
     if !possible() {
         return;
     }
     let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
     let bench = Bench::new(64 << 20, 512);
     let survey = bench.survey();
-    let name = survey.plan.disks[0].name.as_str().to_owned();
-    let root = bench.policy.mount_root.clone();
-    // The mount root turns into a symlink after the plan was made.
-    symlink("/etc", &root).unwrap();
+    assert_eq!(survey.plan.disks.len(), 1);
+    let before = bench.checksum();
+    symlink("/etc", &bench.policy.mount_root).unwrap();
     let outcomes = bench.apply(&survey);
-    fs::remove_file(&root).unwrap();
-    assert!(refusal(&outcomes).contains("symlink"), "{outcomes:?}");
-    // Something was written where the disk belongs.
-    fs::create_dir_all(root.join(&name)).unwrap();
-    fs::write(root.join(&name).join("longhorn-disk.cfg"), "{}").unwrap();
+    fs::remove_file(&bench.policy.mount_root).unwrap();
+    assert!(refusal(&outcomes).contains("symbolic link"), "{outcomes:?}");
+    assert_eq!(bench.checksum(), before);
+}
+
+#[test]
+fn a_mount_point_that_was_written_to_while_bare_is_refused_until_it_is_empty() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let bench = Bench::new(64 << 20, 512);
+    bench.converge();
+    let point = bench.mounted();
+    bench.reboot();
+    // Somebody takes the protection away, and Longhorn fills the system disk.
+    run("chattr", &["-i", &point.to_string_lossy()]);
+    let stray = point.join("longhorn-disk.cfg");
+    fs::write(&stray, "{}").unwrap();
     let outcomes = bench.apply(&bench.survey());
     assert!(refusal(&outcomes).contains("not empty"), "{outcomes:?}");
-    fs::remove_file(root.join(&name).join("longhorn-disk.cfg")).unwrap();
+    assert!(!is_mount_point(&point));
+    fs::remove_file(stray).unwrap();
     bench.converge();
-    bench.mounted();
+    assert_eq!(bench.mounted(), point);
+    bench.reboot();
+    fs::write(point.join("x"), "").unwrap_err();
 }
 
 #[test]
