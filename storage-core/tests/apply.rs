@@ -1,5 +1,7 @@
 //! Preparing real block devices: loop devices on images in a temporary directory. Needs root, losetup and mkfs.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
