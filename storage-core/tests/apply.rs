@@ -1,11 +1,13 @@
 //! Preparing real block devices: loop devices on images in a temporary directory. Needs root, losetup and mkfs.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use storage_core::apply::{Effect, HostLock, Outcome, apply};
 use storage_core::host::HostRoot;
@@ -225,7 +227,7 @@ fn a_blank_disk_becomes_a_mounted_one_and_the_second_run_finds_nothing() {
     if !possible() {
         return;
     }
-    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     for (layout, filesystem, sector) in [
         (Layout::Gpt, FilesystemKind::Ext4, 512),
         (Layout::Gpt, FilesystemKind::Xfs, 4096),
@@ -315,7 +317,7 @@ fn killed_before_any_write_the_next_run_finishes() {
     if !possible() {
         return;
     }
-    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     for layout in [Layout::Gpt, Layout::Disk] {
         for at in 1.. {
             let mut bench = Bench::new(64 << 20, 512);
@@ -354,7 +356,7 @@ fn a_byte_that_appears_between_plan_and_apply_stops_everything() {
     if !possible() {
         return;
     }
-    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let bench = Bench::new(64 << 20, 512);
     let survey = bench.survey();
     assert_eq!(survey.plan.disks.len(), 1, "{:?}", survey.classification);
@@ -372,7 +374,7 @@ fn a_disk_that_somebody_has_open_exclusively_is_left() {
     if !possible() {
         return;
     }
-    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let bench = Bench::new(64 << 20, 512);
     let survey = bench.survey();
     let held = OpenOptions::new()
@@ -392,7 +394,7 @@ fn an_approved_disk_is_wiped_and_taken() {
     if !possible() {
         return;
     }
-    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut bench = Bench::new(200 << 20, 512);
     bench.policy.filesystem = FilesystemKind::Ext4;
     run("mkfs.btrfs", &["-q", &bench.node]);
@@ -410,28 +412,44 @@ fn an_approved_disk_is_wiped_and_taken() {
 }
 
 #[test]
-fn a_mount_point_that_cannot_be_trusted_is_refused_and_the_disk_stays_ready() {
+fn a_mount_root_that_turns_into_a_symlink_after_the_plan_stops_everything() {
     if !possible() {
         return;
     }
-    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let bench = Bench::new(64 << 20, 512);
     let survey = bench.survey();
-    let name = survey.plan.disks[0].name.as_str().to_owned();
-    let root = bench.policy.mount_root.clone();
-    // The mount root turns into a symlink after the plan was made.
-    symlink("/etc", &root).unwrap();
+    assert_eq!(survey.plan.disks.len(), 1);
+    let before = bench.checksum();
+    symlink("/etc", &bench.policy.mount_root).unwrap();
     let outcomes = bench.apply(&survey);
-    fs::remove_file(&root).unwrap();
-    assert!(refusal(&outcomes).contains("symlink"), "{outcomes:?}");
-    // Something was written where the disk belongs.
-    fs::create_dir_all(root.join(&name)).unwrap();
-    fs::write(root.join(&name).join("longhorn-disk.cfg"), "{}").unwrap();
+    fs::remove_file(&bench.policy.mount_root).unwrap();
+    assert!(refusal(&outcomes).contains("symbolic link"), "{outcomes:?}");
+    assert_eq!(bench.checksum(), before);
+}
+
+#[test]
+fn a_mount_point_that_was_written_to_while_bare_is_refused_until_it_is_empty() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let bench = Bench::new(64 << 20, 512);
+    bench.converge();
+    let point = bench.mounted();
+    bench.reboot();
+    // Somebody takes the protection away, and Longhorn fills the system disk.
+    run("chattr", &["-i", &point.to_string_lossy()]);
+    let stray = point.join("longhorn-disk.cfg");
+    fs::write(&stray, "{}").unwrap();
     let outcomes = bench.apply(&bench.survey());
     assert!(refusal(&outcomes).contains("not empty"), "{outcomes:?}");
-    fs::remove_file(root.join(&name).join("longhorn-disk.cfg")).unwrap();
+    assert!(!is_mount_point(&point));
+    fs::remove_file(stray).unwrap();
     bench.converge();
-    bench.mounted();
+    assert_eq!(bench.mounted(), point);
+    bench.reboot();
+    fs::write(point.join("x"), "").unwrap_err();
 }
 
 #[test]
@@ -439,7 +457,7 @@ fn a_second_run_is_refused_and_told_who_holds_the_lock() {
     if !possible() {
         return;
     }
-    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let bench = Bench::new(64 << 20, 512);
     let held = HostLock::acquire(&bench.host).unwrap();
     let survey = bench.survey();
@@ -455,7 +473,7 @@ fn mounts_persist_by_fstab_then_by_units_then_not_at_all() {
     if !possible() {
         return;
     }
-    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     const OTHERS: &str = "# by hand\ntmpfs\t/tmp  tmpfs defaults 0 0";
     let mut bench = Bench::new(64 << 20, 512);
     let fstab = bench.host.etc.join("fstab");

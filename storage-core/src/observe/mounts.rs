@@ -3,16 +3,18 @@
 //! Formats: proc_pid_mountinfo(5), proc_swaps(5), the kernel's `mangle()` for escapes.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path};
 
 use super::error::{is_gone, malformed, unreadable};
 use super::source::{Part, Source};
+use crate::host::HostRoot;
 use crate::model::{
     BlockDevice, DevNum, HostFacts, KernelName, Mount, MountRootFacts, Policy, ReadError, Swap,
     SwapKind,
 };
+use crate::persist::UNIT_MARK;
 
 const MOUNTINFO: &str = "1/mountinfo";
 /// The most names kept of the mount root.
@@ -281,7 +283,58 @@ pub(crate) fn read(source: Source<'_>, policy: &Policy) -> (HostFacts, bool) {
     facts.btrfs = btrfs;
     facts.errors.extend(errors);
     facts.mount_root = mount_root(source, policy, &facts.mounts);
+    persistence(source.host, &mut facts);
     (facts, mountinfo)
+}
+
+/// Reads fstab and our own mount units. Not through the source: fstab may hold passwords, which must not get
+/// into a dump.
+fn persistence(host: &HostRoot, facts: &mut HostFacts) {
+    let fstab = host.etc.join("fstab");
+    match text_file(&fstab) {
+        Ok(text) => facts.fstab = Some(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => facts.errors.push(unreadable("/etc/fstab", &error)),
+    }
+    let dir = host.etc.join("systemd/system");
+    let entries = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error) if is_gone(&error) => return,
+        Err(error) => {
+            let what = "/etc/systemd/system";
+            facts.errors.push(unreadable(what, &error));
+            return;
+        }
+    };
+    for entry in entries {
+        let read = entry.and_then(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // Others' units may be links to anywhere; ours are files.
+            if !name.ends_with(".mount") || !entry.file_type()?.is_file() {
+                return Ok(None);
+            }
+            let text = text_file(&entry.path())?;
+            Ok(text.starts_with(UNIT_MARK).then_some((name, text)))
+        });
+        match read {
+            Ok(Some((name, text))) => drop(facts.units.insert(name, text)),
+            Ok(None) => {}
+            Err(error) => facts.errors.push(unreadable("/etc/systemd/system", &error)),
+        }
+    }
+}
+
+/// A text of at most 4 MiB.
+fn text_file(path: &Path) -> io::Result<String> {
+    const MAX: u64 = 4 << 20;
+    let mut text = String::new();
+    let length = std::fs::File::open(path)?
+        .take(MAX + 1)
+        .read_to_string(&mut text)?;
+    if length as u64 > MAX {
+        return Err(super::error::invalid("holds more than 4 MiB"));
+    }
+    Ok(text)
 }
 
 fn btrfs(source: Source<'_>) -> (BTreeMap<String, Vec<KernelName>>, Vec<ReadError>) {
