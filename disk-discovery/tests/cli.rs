@@ -16,17 +16,27 @@ struct Host(TempDir);
 impl Host {
     fn new() -> Self {
         let host = Self(TempDir::new().unwrap());
-        host.file("proc/1/mountinfo", "1 0 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n");
+        host.file(
+            "proc/1/mountinfo",
+            "1 0 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n",
+        );
         host.file("proc/swaps", "Filename Type Size Used Priority\n");
         host.file("proc/cmdline", "root=/dev/sda1 ro\n");
-        host.file("mount-root", "stat 40755 0 /\nstat 40755 0 /mnt\nstat 40755 0 /mnt/longhorn\n");
+        host.file(
+            "mount-root",
+            "stat 40755 0 /\nstat 40755 0 /mnt\nstat 40755 0 /mnt/longhorn\n",
+        );
         for (index, name) in ["sda", "sdb", "sdc"].into_iter().enumerate() {
             host.disk(name, index);
         }
         host.partition();
         host.file("dev/sdc.blocks", &blocks(20 * GIB, "data 65536 "));
         for index in 0..8 {
-            host.device(&format!("virtual/block/loop{index}"), 0, &format!("MAJOR=7\nMINOR={index}\nDEVTYPE=disk\n"));
+            host.device(
+                &format!("virtual/block/loop{index}"),
+                0,
+                &format!("MAJOR=7\nMINOR={index}\nDEVTYPE=disk\n"),
+            );
         }
         host
     }
@@ -42,21 +52,36 @@ impl Host {
     }
 
     fn disk(&self, name: &str, index: usize) {
-        let path = format!("pci0000:00/0000:00:1f.2/ata{index}/host{index}/target{index}:0:0/{index}:0:0:0/block/{name}");
+        let path = format!(
+            "pci0000:00/0000:00:1f.2/ata{index}/host{index}/target{index}:0:0/{index}:0:0:0/block/{name}"
+        );
         let uevent = format!("MAJOR=8\nMINOR={}\nDEVTYPE=disk\n", index * 16);
         self.device(&path, 20 * GIB, &uevent);
-        let scsi = format!("sys/devices/pci0000:00/0000:00:1f.2/ata{index}/host{index}/target{index}:0:0/{index}:0:0:0");
+        let scsi = format!(
+            "sys/devices/pci0000:00/0000:00:1f.2/ata{index}/host{index}/target{index}:0:0/{index}:0:0:0"
+        );
         self.file(&format!("{scsi}/model"), &format!("DISK {index}\n"));
         self.file(&format!("{scsi}/vendor"), "ATA\n");
-        self.file(&format!("{scsi}/wwid"), &format!("naa.5000c500a1b2c3d{index}\n"));
+        self.file(
+            &format!("{scsi}/wwid"),
+            &format!("naa.5000c500a1b2c3d{index}\n"),
+        );
         let block = format!("sys/devices/{path}");
-        symlink(format!("../../../{index}:0:0:0"), self.path().join(&block).join("device")).unwrap();
+        symlink(
+            format!("../../../{index}:0:0:0"),
+            self.path().join(&block).join("device"),
+        )
+        .unwrap();
         self.file(&format!("dev/{name}.blocks"), &blocks(20 * GIB, ""));
     }
 
     fn partition(&self) {
         let path = "pci0000:00/0000:00:1f.2/ata0/host0/target0:0:0/0:0:0:0/block/sda/sda1";
-        self.device(path, 10 * GIB, "MAJOR=8\nMINOR=1\nDEVTYPE=partition\nPARTN=1\n");
+        self.device(
+            path,
+            10 * GIB,
+            "MAJOR=8\nMINOR=1\nDEVTYPE=partition\nPARTN=1\n",
+        );
         self.file(&format!("sys/devices/{path}/start"), "2048\n");
         self.file(&format!("sys/devices/{path}/partition"), "1\n");
     }
@@ -98,7 +123,11 @@ fn blocks(size: u64, data: &str) -> String {
         return format!("{head}zero 0 {size}\n");
     }
     let rest = 65536 + 512;
-    format!("{head}zero 0 65536\n{data}{}\nzero {rest} {}\n", "41".repeat(512), size - rest)
+    format!(
+        "{head}zero 0 65536\n{data}{}\nzero {rest} {}\n",
+        "41".repeat(512),
+        size - rest
+    )
 }
 
 struct Said {
@@ -132,7 +161,11 @@ fn complaint(arguments: &[&str]) -> String {
     assert_eq!(said.code, Some(1), "{}", said.stderr);
     assert_eq!(said.stdout, "");
     assert_eq!(said.stderr.lines().count(), 1, "{}", said.stderr);
-    assert!(said.stderr.starts_with("disk-discovery: "), "{}", said.stderr);
+    assert!(
+        said.stderr.starts_with("disk-discovery: "),
+        "{}",
+        said.stderr
+    );
     said.stderr
 }
 
@@ -142,16 +175,33 @@ fn a_dry_run_shows_every_device_with_verdict_reason_and_action() {
     let said = host.run(&["--dry-run"]);
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     let line = |device: &str| {
-        let found = said.stdout.lines().find(|l| l.trim_start().starts_with(device));
-        found.unwrap_or_else(|| panic!("{device}: {}", said.stdout)).to_owned()
+        let found = said
+            .stdout
+            .lines()
+            .find(|l| l.trim_start().starts_with(device));
+        found
+            .unwrap_or_else(|| panic!("{device}: {}", said.stdout))
+            .to_owned()
     };
     assert!(said.stdout.starts_with("DEVICE"), "{}", said.stdout);
     assert!(line("sda ").contains("System"), "{}", said.stdout);
-    assert!(line("sdb ").contains("Blank") && line("sdb ").contains("prepare"), "{}", said.stdout);
+    assert!(
+        line("sdb ").contains("Blank") && line("sdb ").contains("prepare"),
+        "{}",
+        said.stdout
+    );
     assert!(line("sdc ").contains("Foreign"), "{}", said.stdout);
     assert!(said.stdout.contains("loop0..loop7 (8)"), "{}", said.stdout);
-    assert!(said.stdout.contains("something to do on 1 disk"), "{}", said.stdout);
-    assert!(said.stdout.contains("mount at /mnt/longhorn/sdb1"), "{}", said.stdout);
+    assert!(
+        said.stdout.contains("something to do on 1 disk"),
+        "{}",
+        said.stdout
+    );
+    assert!(
+        said.stdout.contains("mount at /mnt/longhorn/sdb1"),
+        "{}",
+        said.stdout
+    );
     assert!(!said.stdout.contains('\u{1b}'));
 }
 
@@ -179,7 +229,11 @@ fn two_dry_runs_say_the_same_and_change_nothing() {
 fn the_exit_status_tells_whether_something_is_to_do() {
     let host = Host::new();
     assert_eq!(host.run(&["--dry-run", "--exit-code"]).code, Some(2));
-    assert_eq!(host.run(&["--dry-run", "--exit-code", "--exclude", "path=/dev/sdb"]).code, Some(0));
+    assert_eq!(
+        host.run(&["--dry-run", "--exit-code", "--exclude", "path=/dev/sdb"])
+            .code,
+        Some(0)
+    );
     assert_eq!(host.run(&["--dry-run"]).code, Some(0));
 }
 
@@ -188,7 +242,13 @@ fn explain_tells_every_check_and_what_can_be_changed() {
     let host = Host::new();
     let said = host.run(&["explain", "sdc"]);
     assert_eq!(said.code, Some(0), "{}", said.stderr);
-    for part in ["/dev/sdc: Foreign", "Checks", "Verdict: Foreign", "What you can change", "--approve "] {
+    for part in [
+        "/dev/sdc: Foreign",
+        "Checks",
+        "Verdict: Foreign",
+        "What you can change",
+        "--approve ",
+    ] {
         assert!(said.stdout.contains(part), "{part}: {}", said.stdout);
     }
     let by_wwn = host.run(&["explain", "0x5000c500a1b2c3d2"]);
@@ -204,19 +264,30 @@ fn the_printed_approval_is_accepted_and_a_stale_one_is_refused_with_what_changed
     let host = Host::new();
     let json = host.run(&["explain", "sdc", "-o", "json"]);
     let report: NodeReport = serde_json::from_str(&json.stdout).unwrap();
-    let approval = report.disks[0].approval.clone().expect("an approval lifts it");
+    let approval = report.disks[0]
+        .approval
+        .clone()
+        .expect("an approval lifts it");
     let said = host.run(&["--dry-run", "--approve", &approval]);
     assert!(said.stdout.contains("overwrite"), "{}", said.stdout);
     let (id, _) = approval.rsplit_once('@').unwrap();
     let said = host.run(&["--dry-run", "--approve", &format!("{id}@0000000000000000")]);
-    assert!(said.stdout.contains("refused: ") && said.stdout.contains("has changed"), "{}", said.stdout);
+    assert!(
+        said.stdout.contains("refused: ") && said.stdout.contains("has changed"),
+        "{}",
+        said.stdout
+    );
     assert!(!said.stdout.contains("overwrite"), "{}", said.stdout);
 }
 
 #[test]
 fn explain_of_a_partition_tells_of_the_partition() {
     let said = Host::new().run(&["explain", "sda1"]);
-    assert!(said.stdout.starts_with("/dev/sda1: System"), "{}", said.stdout);
+    assert!(
+        said.stdout.starts_with("/dev/sda1: System"),
+        "{}",
+        said.stdout
+    );
 }
 
 #[test]
@@ -232,7 +303,11 @@ fn an_unknown_device_is_an_error_with_the_nearest_name() {
 fn a_dump_can_only_be_looked_at() {
     let said = Host::new().run(&["--once"]);
     assert_eq!(said.code, Some(1));
-    assert!(said.stderr.contains("a dump can only be looked at"), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("a dump can only be looked at"),
+        "{}",
+        said.stderr
+    );
 }
 
 #[test]
@@ -246,16 +321,29 @@ fn without_a_form_the_error_names_them() {
 #[test]
 fn wrong_arguments_settings_and_files_are_told_in_one_line() {
     assert!(complaint(&["--dryrun"]).contains("--dry-run"));
-    assert!(complaint(&["--dry-run", "--min-size", "10G"]).contains("--min-size: value \"10G\": G means different things"));
+    assert!(
+        complaint(&["--dry-run", "--min-size", "10G"])
+            .contains("--min-size: value \"10G\": G means different things")
+    );
     assert!(complaint(&["--dry-run", "--once"]).contains("cannot be used with"));
-    assert!(complaint(&["--dry-run", "--filesystem", "ext3"]).contains("possible values: ext4, xfs"));
-    assert!(complaint(&["--dry-run", "--config", "/nonexistent.yaml"]).contains("/nonexistent.yaml: read the configuration: No such file"));
+    assert!(
+        complaint(&["--dry-run", "--filesystem", "ext3"]).contains("possible values: ext4, xfs")
+    );
+    assert!(
+        complaint(&["--dry-run", "--config", "/nonexistent.yaml"])
+            .contains("/nonexistent.yaml: read the configuration: No such file")
+    );
     assert!(complaint(&["--dry-run", "--sysroot", "/nonexistent"]).contains("read the dump"));
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("c.yaml");
     fs::write(&file, "layout: gpt\nparalel: 3\n").unwrap();
     let said = complaint(&["--print-config", "--config", file.to_str().unwrap()]);
-    assert!(said.contains("c.yaml:2: key \"paralel\": there is no such setting; did you mean parallel?"), "{said}");
+    assert!(
+        said.contains(
+            "c.yaml:2: key \"paralel\": there is no such setting; did you mean parallel?"
+        ),
+        "{said}"
+    );
 }
 
 #[test]
@@ -264,8 +352,17 @@ fn the_settings_in_force_are_printed_with_their_origin() {
     command.env("DISK_DISCOVERY_SAMPLES", "64");
     let said = finish(command);
     assert_eq!(said.code, Some(0), "{}", said.stderr);
-    assert!(said.stdout.contains("minSize: 1TiB # flag --min-size\n"), "{}", said.stdout);
-    assert!(said.stdout.contains("samples: 64 # environment DISK_DISCOVERY_SAMPLES\n"), "{}", said.stdout);
+    assert!(
+        said.stdout.contains("minSize: 1TiB # flag --min-size\n"),
+        "{}",
+        said.stdout
+    );
+    assert!(
+        said.stdout
+            .contains("samples: 64 # environment DISK_DISCOVERY_SAMPLES\n"),
+        "{}",
+        said.stdout
+    );
 }
 
 #[test]
@@ -287,7 +384,11 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 #[test]
 fn colour_and_width_can_be_chosen() {
     let host = Host::new();
-    assert!(host.run(&["--dry-run", "--color", "always"]).stdout.contains('\u{1b}'));
+    assert!(
+        host.run(&["--dry-run", "--color", "always"])
+            .stdout
+            .contains('\u{1b}')
+    );
     let wide = host.run(&["--dry-run", "--wide"]).stdout;
     assert!(wide.contains("SERIAL") && wide.contains("loop3"), "{wide}");
 }
@@ -299,7 +400,15 @@ fn help_and_version_are_no_errors() {
         assert_eq!(said.code, Some(0));
         assert!(!said.stdout.is_empty() && said.stderr.is_empty());
     }
-    assert!(run(&["--version"]).stdout.contains(env!("CARGO_PKG_VERSION")));
+    assert!(
+        run(&["--version"])
+            .stdout
+            .contains(env!("CARGO_PKG_VERSION"))
+    );
     assert!(run(&["man"]).stdout.starts_with(".ie"));
-    assert!(run(&["completions", "bash"]).stdout.contains("--mount-root"));
+    assert!(
+        run(&["completions", "bash"])
+            .stdout
+            .contains("--mount-root")
+    );
 }

@@ -24,11 +24,20 @@ fn generated() -> Vec<(&'static str, String)> {
     vec![
         ("help.txt", docs::help(true)),
         ("disk-discovery.8", docs::man().unwrap()),
-        ("completions/disk-discovery.bash", docs::completions(Shell::Bash)),
+        (
+            "completions/disk-discovery.bash",
+            docs::completions(Shell::Bash),
+        ),
         ("completions/_disk-discovery", docs::completions(Shell::Zsh)),
-        ("completions/disk-discovery.fish", docs::completions(Shell::Fish)),
+        (
+            "completions/disk-discovery.fish",
+            docs::completions(Shell::Fish),
+        ),
         ("configuration.md", docs::configuration()),
-        ("report-v1.schema.json", serde_json::to_string_pretty(&schema).unwrap() + "\n"),
+        (
+            "report-v1.schema.json",
+            serde_json::to_string_pretty(&schema).unwrap() + "\n",
+        ),
         ("report-v1.md", report_reference(&schema)),
     ]
 }
@@ -46,7 +55,10 @@ fn the_generated_documentation_is_up_to_date() {
             stale.push(name);
         }
     }
-    assert!(stale.is_empty(), "docs/ is stale: {stale:?}; run scripts/generate-docs");
+    assert!(
+        stale.is_empty(),
+        "docs/ is stale: {stale:?}; run scripts/generate-docs"
+    );
 }
 
 #[test]
@@ -60,9 +72,17 @@ fn every_line_of_help_fits_80_columns() {
 fn a_report_has_only_the_fields_that_the_schema_documents() {
     let schema = schema();
     let mut checked = 0;
-    for (name, definition) in schema["$defs"].as_object().unwrap().iter().chain([(&"NodeReport".to_owned(), &schema)]) {
+    for (name, definition) in schema["$defs"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .chain([(&"NodeReport".to_owned(), &schema)])
+    {
         for (field, it) in definition["properties"].as_object().unwrap() {
-            assert!(it["description"].is_string(), "{name}.{field} is not documented");
+            assert!(
+                it["description"].is_string(),
+                "{name}.{field} is not documented"
+            );
             checked += 1;
         }
     }
@@ -88,11 +108,27 @@ fn report_reference(schema: &Value) -> String {
 
 fn section(out: &mut String, name: &str, definition: &Value) {
     let about = definition["description"].as_str().unwrap_or_default();
-    write!(out, "## {name}\n\n{about}\n\n| field | type | |\n|---|---|---|\n").unwrap();
-    let required: Vec<&str> = definition["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    write!(
+        out,
+        "## {name}\n\n{about}\n\n| field | type | |\n|---|---|---|\n"
+    )
+    .unwrap();
+    let required: Vec<&str> = definition["required"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     for (field, it) in definition["properties"].as_object().unwrap() {
-        let mark = if required.contains(&field.as_str()) { "" } else { " (not always)" };
-        let about = it["description"].as_str().unwrap_or_default().replace('\n', " ");
+        let mark = if required.contains(&field.as_str()) {
+            ""
+        } else {
+            " (not always)"
+        };
+        let about = it["description"]
+            .as_str()
+            .unwrap_or_default()
+            .replace('\n', " ");
         writeln!(out, "| `{field}`{mark} | {} | {about} |", kind(it)).unwrap();
     }
     out.push('\n');
@@ -105,12 +141,22 @@ fn kind(it: &Value) -> String {
     }
     let base = match &it["type"] {
         Value::String(text) => text.clone(),
-        Value::Array(all) => all.iter().filter_map(Value::as_str).filter(|t| *t != "null").collect::<Vec<_>>().join(" or "),
-        _ => it["anyOf"].as_array().and_then(|a| a.first()).map_or("any".to_owned(), kind),
+        Value::Array(all) => all
+            .iter()
+            .filter_map(Value::as_str)
+            .filter(|t| *t != "null")
+            .collect::<Vec<_>>()
+            .join(" or "),
+        _ => it["anyOf"]
+            .as_array()
+            .and_then(|a| a.first())
+            .map_or("any".to_owned(), kind),
     };
     match base.as_str() {
         "array" => format!("list of {}", kind(&it["items"])),
-        "object" if it["additionalProperties"].is_object() => format!("map to {}", kind(&it["additionalProperties"])),
+        "object" if it["additionalProperties"].is_object() => {
+            format!("map to {}", kind(&it["additionalProperties"]))
+        }
         _ => base,
     }
 }

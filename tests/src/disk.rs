@@ -89,7 +89,11 @@ impl LoopDisk {
             let target = format!("../../devices/virtual/block/{}{below}", self.name());
             match symlink(target, &link) {
                 // The kernel lists it: there is no sandbox, or it shows all.
-                Err(e) if matches!(e.kind(), ErrorKind::AlreadyExists | ErrorKind::PermissionDenied) => {}
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        ErrorKind::AlreadyExists | ErrorKind::PermissionDenied
+                    ) => {}
                 result => result.unwrap_or_else(|e| panic!("{}: {e}", link.display())),
             }
         }

@@ -177,7 +177,13 @@ fn hide_loop_devices() {
     let links: Vec<_> = fs::read_dir(class)
         .expect("/sys/class/block")
         .map(|entry| entry.expect("/sys/class/block").path())
-        .filter(|path| !path.file_name().unwrap().as_encoded_bytes().starts_with(b"loop"))
+        .filter(|path| {
+            !path
+                .file_name()
+                .unwrap()
+                .as_encoded_bytes()
+                .starts_with(b"loop")
+        })
         .map(|path| (fs::read_link(&path).expect("a link"), path))
         .collect();
     mount(
