@@ -1,7 +1,5 @@
 //! Everything that is generated from the command line and the schema of settings.
 
-use std::fmt::Write as _;
-
 use clap::CommandFactory;
 use storage_core::model::Policy;
 
@@ -178,7 +176,7 @@ pub fn configuration() -> String {
 }
 
 fn add(out: &mut String, text: std::fmt::Arguments<'_>) {
-    let _infallible = out.write_fmt(text);
+    out.push_str(&text.to_string());
 }
 
 #[cfg(test)]

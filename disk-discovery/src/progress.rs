@@ -13,7 +13,6 @@ use crate::term::{clean, cut};
 /// Shows what is going on.
 pub struct Show {
     terminal: bool,
-    /// Whether steps are logged where there is no terminal.
     state: Mutex<State>,
 }
 
@@ -24,7 +23,7 @@ struct State {
 }
 
 impl Show {
-    /// For standard error. `quiet` draws nothing, as for output that a program reads.
+    /// For standard error. A log of JSON objects is never mixed with lines for people.
     pub fn new(logs_json: bool) -> Self {
         Self {
             terminal: std::io::stderr().is_terminal() && !logs_json,

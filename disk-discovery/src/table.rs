@@ -1,10 +1,8 @@
 //! The report for people: one line per device, then the plan, then what could not be seen.
 
-use std::fmt::Write as _;
-
 use storage_core::report::{DiskReport, NodeReport, PartitionReport, ReasonReport, size_in_words};
 
-use crate::term::{Style, clean, cut};
+use crate::term::{Style, clean, cut, cut_front};
 
 /// From how many devices alike one line is made.
 const ALIKE: usize = 3;
@@ -76,10 +74,12 @@ fn size(bytes: Option<u64>) -> String {
     bytes.map_or_else(|| "?".to_owned(), size_in_words)
 }
 
-fn model(disk: &DiskReport) -> String {
+fn model(disk: &DiskReport, style: Style, wide: bool) -> String {
     match (&disk.model, &disk.backing_file) {
         (Some(model), _) => clean(model),
-        (None, Some(file)) => clean(file),
+        (None, Some(file)) if wide => clean(file),
+        // The end of a path tells more than its beginning.
+        (None, Some(file)) => cut_front(&clean(file), MODEL_WIDTH, style.unicode),
         (None, None) => "-".to_owned(),
     }
 }
@@ -124,7 +124,7 @@ fn action(disk: &DiskReport) -> String {
     }
 }
 
-fn disk_row(disk: &DiskReport, _style: Style, wide: bool) -> Row {
+fn disk_row(disk: &DiskReport, style: Style, wide: bool) -> Row {
     let mut notes = Vec::new();
     if wide {
         notes.extend(
@@ -145,7 +145,7 @@ fn disk_row(disk: &DiskReport, _style: Style, wide: bool) -> Row {
                 clean(&disk.device),
                 size(disk.size),
                 clean(&disk.kind),
-                model(disk),
+                model(disk, style, wide),
             ],
             [text(disk.serial.as_ref()), text(disk.wwn.as_ref())],
             [disk.verdict.clone(), clean(&why(disk, wide)), action(disk)],
@@ -329,11 +329,12 @@ fn joined(cells: &[String], widths: &[usize], verdict: Option<&str>, style: Styl
             _ => shown,
         };
         // Sizes stand right, so that their units line up.
-        let _infallible = if index == 1 {
-            write!(text, "{pad}{painted}  ")
+        let (before, after) = if index == 1 {
+            (pad.as_str(), "")
         } else {
-            write!(text, "{painted}{pad}  ")
+            ("", pad.as_str())
         };
+        text.extend([before, &painted, after, "  "]);
     }
     text
 }

@@ -112,6 +112,19 @@ pub fn cut(text: &str, width: usize, unicode: bool) -> String {
     format!("{}{mark}", head.trim_end())
 }
 
+/// `text` cut to its last `width` columns, with an ellipsis where something is missing.
+#[must_use]
+pub fn cut_front(text: &str, width: usize, unicode: bool) -> String {
+    let length = text.chars().count();
+    if length <= width {
+        return text.to_owned();
+    }
+    let mark = if unicode { "…" } else { "..." };
+    let keep = width.saturating_sub(mark.chars().count());
+    let tail: String = text.chars().skip(length - keep).collect();
+    format!("{mark}{tail}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +141,8 @@ mod tests {
         assert_eq!(cut("abcdef", 6, true), "abcdef");
         assert_eq!(cut("abcdefg", 6, true), "abcde…");
         assert_eq!(cut("abcdefg", 6, false), "abc...");
+        assert_eq!(cut_front("abcdefg", 6, true), "…cdefg");
+        assert_eq!(cut_front("abcdef", 6, false), "abcdef");
     }
 
     #[test]

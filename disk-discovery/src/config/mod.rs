@@ -10,7 +10,6 @@ pub mod yaml;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::Value as Json;
@@ -310,10 +309,8 @@ impl Config {
 }
 
 fn writeln_to(out: &mut String, line: fmt::Arguments<'_>) {
-    // Writing to a String cannot fail.
-    if out.write_fmt(line).is_ok() {
-        out.push('\n');
-    }
+    out.push_str(&line.to_string());
+    out.push('\n');
 }
 
 /// A scalar plain where that is safe, else in JSON's quotes, which YAML reads alike.

@@ -433,7 +433,7 @@ pub static KEYS: &[Key] = &[
         show: |p| Json::Array(p.exclude.iter().map(rule_json).collect()),
     },
     Key {
-        key: "approve",
+        key: "approvals",
         flag: "approve",
         value: "ID@HASH",
         group: Group::Disks,

@@ -90,12 +90,13 @@ fn build(
         outcomes,
         detail,
     };
-    let disks: Vec<DiskReport> = observation
+    let mut disks: Vec<DiskReport> = observation
         .devices
         .values()
         .filter(|d| only.map_or(d.is_whole_disk(), |name| d.name == *name))
         .map(|d| input.disk(d))
         .collect();
+    disks.sort_by_cached_key(|d| words::natural(&d.device));
     let seen = &observation.witnesses;
     NodeReport {
         schema: SCHEMA.to_owned(),

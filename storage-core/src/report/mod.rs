@@ -36,7 +36,7 @@ pub struct NodeReport {
     pub errors: Vec<String>,
     /// Requests that cannot be carried out, such as an approval of a disk that has changed.
     pub refused: Vec<String>,
-    /// Every block device that is not a partition, by kernel name.
+    /// Every block device that is not a partition, by kernel name, numbers in it counted as numbers.
     pub disks: Vec<DiskReport>,
     /// Counts.
     pub summary: Summary,

@@ -201,6 +201,14 @@ fn the_approval_is_ready_to_be_copied() {
 }
 
 #[test]
+fn numbers_in_names_sort_as_numbers() {
+    let mut names = ["loop10", "sdb", "loop2", "nvme10n1", "nvme2n1", "sda"];
+    names.sort_by_cached_key(|n| words::natural(n));
+    let sorted = ["loop2", "loop10", "nvme2n1", "nvme10n1", "sda", "sdb"];
+    assert_eq!(names, sorted);
+}
+
+#[test]
 fn a_report_survives_json() {
     let report = build(&[]);
     let text = serde_json::to_string(&report).unwrap();

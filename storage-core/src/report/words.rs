@@ -163,6 +163,25 @@ pub fn proof_sentence(proof: &BlankProof) -> String {
     )
 }
 
+/// Sort key that counts numbers as numbers: `loop2` before `loop10`.
+pub(super) fn natural(name: &str) -> Vec<(String, u64)> {
+    let mut parts = Vec::new();
+    let mut rest = name;
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        let (text, tail) = rest.split_at(digits);
+        let end = tail
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(tail.len());
+        let (number, tail) = tail.split_at(end);
+        parts.push((text.to_owned(), number.parse().unwrap_or(u64::MAX)));
+        rest = tail;
+    }
+    parts
+}
+
 /// Mount points of a device number, shortest first.
 pub(super) fn mount_points(mounts: &[Mount], device: &BlockDevice) -> Vec<String> {
     let mut points: Vec<String> = mounts

@@ -1,0 +1,414 @@
+//! The command as its users meet it, on a made-up host.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use storage_core::report::NodeReport;
+use tempfile::TempDir;
+
+const GIB: u64 = 1 << 30;
+
+/// A host with the system on sda, a blank sdb, a sdc with data and eight unbound loop devices.
+struct Host(TempDir);
+
+impl Host {
+    fn new() -> Self {
+        let host = Self(TempDir::new().unwrap());
+        host.file(
+            "proc/1/mountinfo",
+            "1 0 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n",
+        );
+        host.file("proc/swaps", "Filename Type Size Used Priority\n");
+        host.file("proc/cmdline", "root=/dev/sda1 ro\n");
+        host.file(
+            "mount-root",
+            "stat 40755 0 /\nstat 40755 0 /mnt\nstat 40755 0 /mnt/longhorn\n",
+        );
+        for (index, name) in ["sda", "sdb", "sdc"].into_iter().enumerate() {
+            host.disk(name, index);
+        }
+        host.partition();
+        host.file("dev/sdc.blocks", &blocks(20 * GIB, "data 65536 "));
+        for index in 0..8 {
+            host.device(
+                &format!("virtual/block/loop{index}"),
+                0,
+                &format!("MAJOR=7\nMINOR={index}\nDEVTYPE=disk\n"),
+            );
+        }
+        host
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn file(&self, path: &str, text: &str) {
+        let path = self.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn disk(&self, name: &str, index: usize) {
+        let path = format!(
+            "pci0000:00/0000:00:1f.2/ata{index}/host{index}/target{index}:0:0/{index}:0:0:0/block/{name}"
+        );
+        let uevent = format!("MAJOR=8\nMINOR={}\nDEVTYPE=disk\n", index * 16);
+        self.device(&path, 20 * GIB, &uevent);
+        let scsi = format!(
+            "sys/devices/pci0000:00/0000:00:1f.2/ata{index}/host{index}/target{index}:0:0/{index}:0:0:0"
+        );
+        self.file(&format!("{scsi}/model"), &format!("DISK {index}\n"));
+        self.file(&format!("{scsi}/vendor"), "ATA\n");
+        self.file(
+            &format!("{scsi}/wwid"),
+            &format!("naa.5000c500a1b2c3d{index}\n"),
+        );
+        let block = format!("sys/devices/{path}");
+        symlink(
+            format!("../../../{index}:0:0:0"),
+            self.path().join(&block).join("device"),
+        )
+        .unwrap();
+        self.file(&format!("dev/{name}.blocks"), &blocks(20 * GIB, ""));
+    }
+
+    fn partition(&self) {
+        let path = "pci0000:00/0000:00:1f.2/ata0/host0/target0:0:0/0:0:0:0/block/sda/sda1";
+        self.device(
+            path,
+            10 * GIB,
+            "MAJOR=8\nMINOR=1\nDEVTYPE=partition\nPARTN=1\n",
+        );
+        self.file(&format!("sys/devices/{path}/start"), "2048\n");
+        self.file(&format!("sys/devices/{path}/partition"), "1\n");
+    }
+
+    fn device(&self, path: &str, bytes: u64, uevent: &str) {
+        let name = path.rsplit('/').next().unwrap();
+        let class = self.path().join("sys/class/block");
+        fs::create_dir_all(&class).unwrap();
+        symlink(format!("../../devices/{path}"), class.join(name)).unwrap();
+        for (attribute, text) in [
+            ("uevent", uevent),
+            ("size", &format!("{}\n", bytes / 512)),
+            ("ro", "0\n"),
+            ("removable", "0\n"),
+            ("queue/logical_block_size", "512\n"),
+            ("queue/physical_block_size", "4096\n"),
+            ("queue/optimal_io_size", "0\n"),
+            ("queue/rotational", "1\n"),
+            ("queue/discard_max_bytes", "0\n"),
+            ("holders/.keep", ""),
+            ("slaves/.keep", ""),
+        ] {
+            self.file(&format!("sys/devices/{path}/{attribute}"), text);
+        }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Said {
+        let sysroot = format!("--sysroot={}", self.path().display());
+        let mut all = vec![sysroot.as_str()];
+        all.extend(arguments);
+        run(&all)
+    }
+}
+
+/// Contents of zeros, but for one unit at 64 KiB if `data` is given.
+fn blocks(size: u64, data: &str) -> String {
+    let head = format!("disk-discovery-blocks 1\nsize {size}\nsector 512\n");
+    if data.is_empty() {
+        return format!("{head}zero 0 {size}\n");
+    }
+    let rest = 65536 + 512;
+    format!(
+        "{head}zero 0 65536\n{data}{}\nzero {rest} {}\n",
+        "41".repeat(512),
+        size - rest
+    )
+}
+
+struct Said {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_disk-discovery"));
+    command.args(arguments).env_clear();
+    command
+}
+
+fn finish(mut command: Command) -> Said {
+    let output = command.output().unwrap();
+    Said {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn run(arguments: &[&str]) -> Said {
+    finish(command(arguments))
+}
+
+/// The one line of an error.
+fn complaint(arguments: &[&str]) -> String {
+    let said = run(arguments);
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert_eq!(said.stdout, "");
+    assert_eq!(said.stderr.lines().count(), 1, "{}", said.stderr);
+    assert!(
+        said.stderr.starts_with("disk-discovery: "),
+        "{}",
+        said.stderr
+    );
+    said.stderr
+}
+
+#[test]
+fn a_dry_run_shows_every_device_with_verdict_reason_and_action() {
+    let host = Host::new();
+    let said = host.run(&["--dry-run"]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let line = |device: &str| {
+        let found = said
+            .stdout
+            .lines()
+            .find(|l| l.trim_start().starts_with(device));
+        found
+            .unwrap_or_else(|| panic!("{device}: {}", said.stdout))
+            .to_owned()
+    };
+    assert!(said.stdout.starts_with("DEVICE"), "{}", said.stdout);
+    assert!(line("sda ").contains("System"), "{}", said.stdout);
+    assert!(
+        line("sdb ").contains("Blank") && line("sdb ").contains("prepare"),
+        "{}",
+        said.stdout
+    );
+    assert!(line("sdc ").contains("Foreign"), "{}", said.stdout);
+    assert!(said.stdout.contains("loop0..loop7 (8)"), "{}", said.stdout);
+    assert!(
+        said.stdout.contains("something to do on 1 disk"),
+        "{}",
+        said.stdout
+    );
+    assert!(
+        said.stdout.contains("mount at /mnt/longhorn/sdb1"),
+        "{}",
+        said.stdout
+    );
+    assert!(!said.stdout.contains('\u{1b}'));
+}
+
+#[test]
+fn json_and_yaml_stand_alone_on_standard_output_and_say_the_same() {
+    let host = Host::new();
+    let said = host.run(&["--dry-run", "-o", "json", "--log-level", "trace"]);
+    let report: NodeReport = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(report.schema, "disk-discovery.report/v1");
+    assert_eq!(report.summary.planned, 1);
+    let yaml = host.run(&["--dry-run", "-o", "yaml"]);
+    let again: NodeReport = serde_saphyr::from_str(&yaml.stdout).unwrap();
+    assert_eq!(report, again);
+}
+
+#[test]
+fn two_dry_runs_say_the_same_and_change_nothing() {
+    let host = Host::new();
+    let first = host.run(&["--dry-run", "-o", "json"]);
+    let second = host.run(&["--dry-run", "-o", "json"]);
+    assert_eq!(first.stdout, second.stdout);
+}
+
+#[test]
+fn the_exit_status_tells_whether_something_is_to_do() {
+    let host = Host::new();
+    assert_eq!(host.run(&["--dry-run", "--exit-code"]).code, Some(2));
+    assert_eq!(
+        host.run(&["--dry-run", "--exit-code", "--exclude", "path=/dev/sdb"])
+            .code,
+        Some(0)
+    );
+    assert_eq!(host.run(&["--dry-run"]).code, Some(0));
+}
+
+#[test]
+fn explain_tells_every_check_and_what_can_be_changed() {
+    let host = Host::new();
+    let said = host.run(&["explain", "sdc"]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    for part in [
+        "/dev/sdc: Foreign",
+        "Checks",
+        "Verdict: Foreign",
+        "What you can change",
+        "--approve ",
+    ] {
+        assert!(said.stdout.contains(part), "{part}: {}", said.stdout);
+    }
+    let by_wwn = host.run(&["explain", "0x5000c500a1b2c3d2"]);
+    assert_eq!(by_wwn.stdout, said.stdout);
+    let json = host.run(&["explain", "/dev/sdc", "-o", "json"]);
+    let report: NodeReport = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(report.disks.len(), 1);
+    assert!(!report.disks[0].checks.is_empty());
+}
+
+#[test]
+fn the_printed_approval_is_accepted_and_a_stale_one_is_refused_with_what_changed() {
+    let host = Host::new();
+    let json = host.run(&["explain", "sdc", "-o", "json"]);
+    let report: NodeReport = serde_json::from_str(&json.stdout).unwrap();
+    let approval = report.disks[0]
+        .approval
+        .clone()
+        .expect("an approval lifts it");
+    let said = host.run(&["--dry-run", "--approve", &approval]);
+    assert!(said.stdout.contains("overwrite"), "{}", said.stdout);
+    let (id, _) = approval.rsplit_once('@').unwrap();
+    let said = host.run(&["--dry-run", "--approve", &format!("{id}@0000000000000000")]);
+    assert!(
+        said.stdout.contains("refused: ") && said.stdout.contains("has changed"),
+        "{}",
+        said.stdout
+    );
+    assert!(!said.stdout.contains("overwrite"), "{}", said.stdout);
+}
+
+#[test]
+fn explain_of_a_partition_tells_of_the_partition() {
+    let said = Host::new().run(&["explain", "sda1"]);
+    assert!(
+        said.stdout.starts_with("/dev/sda1: System"),
+        "{}",
+        said.stdout
+    );
+}
+
+#[test]
+fn an_unknown_device_is_an_error_with_the_nearest_name() {
+    let host = Host::new();
+    let said = host.run(&["explain", "sdd"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains("did you mean sd"), "{}", said.stderr);
+    assert_eq!(said.stdout, "");
+}
+
+#[test]
+fn a_dump_can_only_be_looked_at() {
+    let said = Host::new().run(&["--once"]);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr.contains("a dump can only be looked at"),
+        "{}",
+        said.stderr
+    );
+}
+
+#[test]
+fn without_a_form_the_error_names_them() {
+    let said = complaint(&[]);
+    for form in ["--dry-run", "--once", "explain"] {
+        assert!(said.contains(form), "{said}");
+    }
+}
+
+#[test]
+fn wrong_arguments_settings_and_files_are_told_in_one_line() {
+    assert!(complaint(&["--dryrun"]).contains("--dry-run"));
+    assert!(
+        complaint(&["--dry-run", "--min-size", "10G"])
+            .contains("--min-size: value \"10G\": G means different things")
+    );
+    assert!(complaint(&["--dry-run", "--once"]).contains("cannot be used with"));
+    assert!(
+        complaint(&["--dry-run", "--filesystem", "ext3"]).contains("possible values: ext4, xfs")
+    );
+    assert!(
+        complaint(&["--dry-run", "--config", "/nonexistent.yaml"])
+            .contains("/nonexistent.yaml: read the configuration: No such file")
+    );
+    assert!(complaint(&["--dry-run", "--sysroot", "/nonexistent"]).contains("read the dump"));
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("c.yaml");
+    fs::write(&file, "layout: gpt\nparalel: 3\n").unwrap();
+    let said = complaint(&["--print-config", "--config", file.to_str().unwrap()]);
+    assert!(
+        said.contains(
+            "c.yaml:2: key \"paralel\": there is no such setting; did you mean parallel?"
+        ),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_settings_in_force_are_printed_with_their_origin() {
+    let mut command = command(&["--print-config", "--min-size=1TiB"]);
+    command.env("DISK_DISCOVERY_SAMPLES", "64");
+    let said = finish(command);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(
+        said.stdout.contains("minSize: 1TiB # flag --min-size\n"),
+        "{}",
+        said.stdout
+    );
+    assert!(
+        said.stdout
+            .contains("samples: 64 # environment DISK_DISCOVERY_SAMPLES\n"),
+        "{}",
+        said.stdout
+    );
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let host = Host::new();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_disk-discovery"))
+        .args(["--dry-run", "-o", "json", "--sysroot"])
+        .arg(host.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn colour_and_width_can_be_chosen() {
+    let host = Host::new();
+    assert!(
+        host.run(&["--dry-run", "--color", "always"])
+            .stdout
+            .contains('\u{1b}')
+    );
+    let wide = host.run(&["--dry-run", "--wide"]).stdout;
+    assert!(wide.contains("SERIAL") && wide.contains("loop3"), "{wide}");
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for arguments in [["--help"], ["-h"], ["--version"]] {
+        let said = run(&arguments);
+        assert_eq!(said.code, Some(0));
+        assert!(!said.stdout.is_empty() && said.stderr.is_empty());
+    }
+    assert!(
+        run(&["--version"])
+            .stdout
+            .contains(env!("CARGO_PKG_VERSION"))
+    );
+    assert!(run(&["man"]).stdout.starts_with(".ie"));
+    assert!(
+        run(&["completions", "bash"])
+            .stdout
+            .contains("--mount-root")
+    );
+}
