@@ -1,7 +1,7 @@
 //! Rules about what is on a device.
 
 use super::context::Context;
-use super::host::{list, was_read};
+use super::host::list;
 use super::rules::{Finding, Outcome, Subject};
 use super::wanted::bytes;
 use crate::model::{
@@ -12,6 +12,9 @@ use crate::observe::proof::MIN_SAMPLES;
 
 pub(super) fn readable(_: &Context<'_>, subject: &Subject<'_>) -> Outcome {
     let device = subject.device;
+    if device.size == Some(0) {
+        return Outcome::not_asked("it has no bytes to read: see medium");
+    }
     match &device.content.state {
         ContentState::Read => Outcome::passed("the signature search read all that it asked for"),
         ContentState::Failed(errors) => {
@@ -49,10 +52,16 @@ fn judged_elsewhere(subject: &Subject<'_>) -> Option<Outcome> {
     None
 }
 
+/// Nothing was found: passed only when all that should be read was.
 fn unseen(device: &BlockDevice) -> Outcome {
-    match was_read(device) {
-        true => Outcome::passed("nothing was found"),
-        false => Outcome::not_asked("its content was not looked at"),
+    match device.content.state {
+        ContentState::Read => Outcome::passed("nothing was found"),
+        ContentState::Failed(_) => {
+            Outcome::not_asked("nothing was found, but not all that should be read could be")
+        }
+        ContentState::NotRead(_) | ContentState::Pending => {
+            Outcome::not_asked("its content was not looked at")
+        }
     }
 }
 

@@ -2,9 +2,7 @@
 
 use super::context::Context;
 use super::rules::{Finding, Outcome, Subject};
-use crate::model::{
-    Blankness, BlockDevice, ContentState, KernelName, Mount, Transport, VerdictKind,
-};
+use crate::model::{Blankness, BlockDevice, KernelName, Mount, Transport, VerdictKind};
 
 /// The most things that one text lists.
 const LISTED: usize = 4;
@@ -419,13 +417,5 @@ pub(super) fn mount_root(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
     Outcome::refuse(
         Finding::new(format!("{} is unfit: {}", cx.mount_root, list(faults)))
             .remedy("put the directory right, or name another: --mount-root (mountRoot)"),
-    )
-}
-
-/// Whether the content was looked at, for rules that can say nothing otherwise.
-pub(super) fn was_read(device: &BlockDevice) -> bool {
-    matches!(
-        device.content.state,
-        ContentState::Read | ContentState::Failed(_)
     )
 }

@@ -5,7 +5,7 @@ use super::context::Context;
 use super::host::list;
 use super::rules::{Finding, Outcome, Subject};
 use super::wanted::bytes;
-use crate::model::{BlockDevice, Own, OwnClaim, OwnStage, VerdictKind};
+use crate::model::{BlockDevice, ContentState, Own, OwnClaim, OwnStage, VerdictKind};
 use crate::ondisk::record::RecordBlock;
 
 const NOT_OURS: &str = "it bears no marks of ours";
@@ -20,6 +20,9 @@ fn disk_claim<'a>(subject: &Subject<'a>) -> Option<(&'a BlockDevice, &'a OwnClai
 
 pub(super) fn marks(_: &Context<'_>, subject: &Subject<'_>) -> Outcome {
     match &subject.device.content.own {
+        Own::None if subject.device.content.state != ContentState::Read => {
+            Outcome::not_asked("none were found, but not all that should be read was")
+        }
         Own::None => Outcome::passed(NOT_OURS),
         Own::Claim(_) => Outcome::passed("our marks verify"),
         Own::Broken(faults) => Outcome::refuse(

@@ -492,6 +492,21 @@ fn a_sampled_proof_is_not_enough_where_the_policy_asks_for_all() {
 }
 
 #[test]
+fn a_drive_without_a_medium_says_so_first() {
+    let mut host = host();
+    let device = host.dev("sdb");
+    device.size = Some(0);
+    device.content = Content::default();
+    let verdict = host.verdict("sdb");
+    assert_eq!(verdict.kind, VerdictKind::Excluded);
+    assert!(
+        verdict.reasons[0].text.contains("no medium"),
+        "{:#?}",
+        verdict.reasons
+    );
+}
+
+#[test]
 fn the_least_size_is_exact_to_the_byte() {
     let host = host();
     let mut policy = policy();

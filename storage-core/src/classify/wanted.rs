@@ -235,6 +235,9 @@ pub(super) fn exclude(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
     if subject.is_partition() {
         return Outcome::not_asked(WHOLE_DISKS_ONLY);
     }
+    if cx.policy.exclude.is_empty() {
+        return Outcome::passed("there are no exclude rules");
+    }
     let findings: Vec<_> = cx
         .policy
         .exclude
