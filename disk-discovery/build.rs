@@ -15,7 +15,8 @@ fn main() {
     let commit = given
         .or_else(from_git)
         .unwrap_or_else(|| "unknown commit".to_owned());
-    println!("cargo::rustc-env=DISK_DISCOVERY_BUILD_COMMIT={commit}");
+    // Cargo sets it for `cargo run`, too, so it must not look like a setting of ours.
+    println!("cargo::rustc-env=BUILT_FROM_COMMIT={commit}");
 }
 
 fn from_git() -> Option<String> {

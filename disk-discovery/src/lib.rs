@@ -19,6 +19,6 @@ pub use run::main;
 pub const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (",
-    env!("DISK_DISCOVERY_BUILD_COMMIT"),
+    env!("BUILT_FROM_COMMIT"),
     ")"
 );

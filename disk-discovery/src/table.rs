@@ -2,12 +2,14 @@
 
 use storage_core::report::{DiskReport, NodeReport, PartitionReport, ReasonReport, size_in_words};
 
-use crate::term::{Style, clean, cut, cut_front};
+use crate::term::{Style, clean, cut, cut_front, wrap};
 
 /// From how many devices alike one line is made.
 const ALIKE: usize = 3;
 /// Partitions shown of one disk.
 const MANY_PARTITIONS: usize = 16;
+/// Lines that a reason may take; explain tells the rest.
+const WHY_LINES: usize = 2;
 /// Columns of a model.
 const MODEL_WIDTH: usize = 22;
 
@@ -301,16 +303,30 @@ fn layout(out: &mut String, rows: &[Row], style: Style, wide: bool) {
         &style.paint("1", joined(&heads, &widths, None, style).trim_end()),
     );
     for row in rows {
-        let text = joined(&row.cells, &widths, Some(&row.verdict), style);
-        let text = text.trim_end();
-        line(
-            out,
-            &if row.dim {
-                style.paint("2", text)
-            } else {
-                text.to_owned()
-            },
-        );
+        let width = widths.get(why).copied().unwrap_or(0);
+        let told = row.cells.get(why).map_or("", String::as_str);
+        for (index, part) in wrap(told, width, WHY_LINES, style.unicode)
+            .into_iter()
+            .enumerate()
+        {
+            let mut cells: Vec<String> = match index {
+                0 => row.cells.clone(),
+                _ => vec![String::new(); row.cells.len()],
+            };
+            if let Some(cell) = cells.get_mut(why) {
+                *cell = part;
+            }
+            let text = joined(&cells, &widths, Some(&row.verdict), style);
+            let text = text.trim_end();
+            line(
+                out,
+                &if row.dim {
+                    style.paint("2", text)
+                } else {
+                    text.to_owned()
+                },
+            );
+        }
         for note in &row.notes {
             line(out, &style.paint("2", &format!("    {}", clean(note))));
         }
@@ -533,7 +549,7 @@ mod tests {
         });
         blank.name = Some("sdb1".to_owned());
         blank.disk_id = Some("serial-X".to_owned());
-        blank.action = "prepare, mount at /mnt/longhorn/sdb1".to_owned();
+        blank.action = "prepare as sdb1".to_owned();
         blank.plan = ["write a GPT", "mount"]
             .map(|t| StepReport {
                 step: t.to_owned(),

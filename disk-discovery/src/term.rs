@@ -112,6 +112,30 @@ pub fn cut(text: &str, width: usize, unicode: bool) -> String {
     format!("{}{mark}", head.trim_end())
 }
 
+/// `text` in at most `most` lines of `width` columns, broken at spaces where there are any; never empty.
+#[must_use]
+pub fn wrap(text: &str, width: usize, most: usize, unicode: bool) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut rest = text;
+    while lines.len() + 1 < most && rest.chars().count() > width {
+        let end = rest
+            .char_indices()
+            .nth(width)
+            .map_or(rest.len(), |(at, _)| at);
+        let head = rest.get(..end).unwrap_or(rest);
+        // A break in the first half would waste more than it helps.
+        let at = head
+            .rfind(' ')
+            .filter(|at| *at > head.len() / 2)
+            .unwrap_or(end);
+        let (head, tail) = rest.split_at(at);
+        lines.push(head.trim_end().to_owned());
+        rest = tail.trim_start();
+    }
+    lines.push(cut(rest, width, unicode));
+    lines
+}
+
 /// `text` cut to its last `width` columns, with an ellipsis where something is missing.
 #[must_use]
 pub fn cut_front(text: &str, width: usize, unicode: bool) -> String {
@@ -143,6 +167,17 @@ mod tests {
         assert_eq!(cut("abcdefg", 6, false), "abc...");
         assert_eq!(cut_front("abcdefg", 6, true), "…cdefg");
         assert_eq!(cut_front("abcdef", 6, false), "abcdef");
+    }
+
+    #[test]
+    fn long_text_is_wrapped_at_spaces() {
+        assert_eq!(wrap("", 10, 2, true), [""]);
+        assert_eq!(wrap("one two three", 8, 2, true), ["one two", "three"]);
+        assert_eq!(
+            wrap("one two three four five", 8, 2, true),
+            ["one two", "three f…"]
+        );
+        assert_eq!(wrap("äöüäöüäöü", 4, 2, true), ["äöüä", "öüä…"]);
     }
 
     #[test]

@@ -1,4 +1,11 @@
 //! The command as its users meet it, on a made-up host.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -8,8 +8,7 @@ use storage_core::model::{
 };
 
 use super::value::{
-    SIZE, TIME, one_of, parse_rule, parse_size, parse_switch, parse_time, parse_transport,
-    show_size, show_time,
+    one_of, parse_rule, parse_size, parse_switch, parse_time, parse_transport, show_size, show_time,
 };
 
 /// Heading of the flags in `--help` and of the sections in the documentation.
@@ -328,18 +327,6 @@ pub static KEYS: &[Key] = &[
         show: |p| p.cluster.map_or(Json::Null, |c| json!(c.to_string())),
     },
     Key {
-        key: "mountRoot",
-        flag: "mount-root",
-        value: "DIR",
-        group: Group::Preparation,
-        shape: Shape::One,
-        words: &[],
-        help: "Directory below which disks are mounted",
-        more: "Filesystems that somebody else made and mounted directly below it are adopted: reported, never changed.",
-        set: |p, g| absolute(one(g)?).map(|path| p.mount_root = path),
-        show: |p| json!(p.mount_root.display().to_string()),
-    },
-    Key {
         key: "minSize",
         flag: "min-size",
         value: "SIZE",
@@ -347,7 +334,8 @@ pub static KEYS: &[Key] = &[
         shape: Shape::One,
         words: &[],
         help: "Least size of a disk to take",
-        more: SIZE,
+        more: "Written in bytes, or with a unit: KiB, MiB, GiB, TiB, PiB or Ki, Mi, ... (powers of 1024), kB, MB, GB, \
+               TB, PB (powers of 1000).",
         set: |p, g| parse_size(one(g)?).map(|size| p.min_size = size),
         show: |p| json!(show_size(p.min_size)),
     },
@@ -493,9 +481,21 @@ pub static KEYS: &[Key] = &[
         shape: Shape::One,
         words: &[],
         help: "Longest time the reads of a disk may stand still",
-        more: TIME,
+        more: "Written in seconds, or with a unit: ms, s, m or h.",
         set: |p, g| parse_time(one(g)?).map(|time| p.read_timeout = time),
         show: |p| json!(show_time(p.read_timeout)),
+    },
+    Key {
+        key: "mountRoot",
+        flag: "mount-root",
+        value: "DIR",
+        group: Group::Preparation,
+        shape: Shape::One,
+        words: &[],
+        help: "Directory below which disks are mounted",
+        more: "Filesystems that somebody else made and mounted directly below it are adopted: reported, never changed.",
+        set: |p, g| absolute(one(g)?).map(|path| p.mount_root = path),
+        show: |p| json!(p.mount_root.display().to_string()),
     },
     Key {
         key: "layout",

@@ -1,7 +1,6 @@
 //! Builds the report. Pure.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use super::words;
 use super::{
@@ -342,13 +341,6 @@ fn outcome(outcome: &Outcome) -> OutcomeReport {
     }
 }
 
-fn mount_point(plan: &DiskPlan) -> Option<&PathBuf> {
-    plan.steps.iter().find_map(|step| match step {
-        Step::Mount { point } => Some(point),
-        _ => None,
-    })
-}
-
 /// The plan for a disk, or what became of it, in a few words.
 fn action(plan: Option<&DiskPlan>, outcomes: &[OutcomeReport]) -> String {
     if let Some(bad) = outcomes
@@ -361,24 +353,15 @@ fn action(plan: Option<&DiskPlan>, outcomes: &[OutcomeReport]) -> String {
         return "none".to_owned();
     };
     let verb = match plan.basis {
-        Basis::Blank => "prepare",
-        Basis::Approved { .. } => "overwrite",
-        Basis::Unfinished => "finish",
-        Basis::Ready => "",
+        Basis::Blank => Some("prepare"),
+        Basis::Approved { .. } => Some("overwrite"),
+        Basis::Unfinished => Some("finish"),
+        Basis::Ready => None,
     };
-    let mut words: Vec<String> = Vec::new();
-    if !verb.is_empty() {
-        words.push(verb.to_owned());
-    }
-    if plan.steps.contains(&Step::RepairTable) {
-        words.push("repair table".to_owned());
-    }
-    match mount_point(plan) {
-        Some(point) => words.push(format!("mount at {}", point.display())),
-        None if words.is_empty() => words.extend(plan.steps.iter().map(ToString::to_string)),
-        None => {}
-    }
-    let text = words.join(", ");
+    let text = match verb {
+        Some(verb) => format!("{verb} as {}", plan.name),
+        None => strings(&plan.steps).join(", "),
+    };
     if outcomes.is_empty() {
         text
     } else {

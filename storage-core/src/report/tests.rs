@@ -165,7 +165,7 @@ fn partitions_stand_under_their_disk_even_when_the_kernel_does_not_show_them() {
 fn a_planned_disk_says_what_will_be_done_and_the_summary_counts_it() {
     let report = build(&[]);
     let sdb = &report.disks[1];
-    assert_eq!(sdb.action, "prepare, mount at /mnt/longhorn/sdb1");
+    assert_eq!(sdb.action, "prepare as sdb1");
     assert_eq!(sdb.plan.len(), 2);
     assert_eq!(report.disks[0].action, "none");
     assert_eq!(report.summary.planned, 1);
