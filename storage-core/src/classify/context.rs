@@ -144,6 +144,7 @@ impl<'a> Context<'a> {
                 by_id.entry(id.clone()).or_default().push(device);
             }
         }
+        self.find_unidentified(observation);
         for (wwn, disks) in by_wwn {
             self.pair_disks(&disks, &format!("the WWN {wwn}"), |_, _| true);
         }
@@ -153,6 +154,31 @@ impl<'a> Context<'a> {
         }
         for (id, disks) in by_id {
             self.pair_disks(&disks, &format!("the disk id {id}"), |_, _| true);
+        }
+    }
+
+    /// A disk whose identity could not be read may be another path to any disk of its size.
+    fn find_unidentified(&mut self, observation: &'a Observation) {
+        let disks = || {
+            observation
+                .devices
+                .values()
+                .filter(|d| d.is_whole_disk() && !d.hidden)
+        };
+        let nameless = disks()
+            .filter(|d| !d.errors.is_empty() && d.ids.wwn.is_none() && d.ids.serial.is_none());
+        let mut by_size: HashMap<Option<u64>, &'a BlockDevice> = HashMap::new();
+        for device in nameless {
+            by_size.entry(device.size).or_insert(device);
+        }
+        for disk in disks().filter(|_| !by_size.is_empty()) {
+            let other = [disk.size, None].iter().find_map(|size| by_size.get(size));
+            if let Some(other) = other.filter(|other| other.name != disk.name) {
+                self.same_disk.entry(&disk.name).or_default().insert(format!(
+                    "it may be the same disk as {}, which has its size and whose identity could not be read",
+                    other.name
+                ));
+            }
         }
     }
 
