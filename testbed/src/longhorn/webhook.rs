@@ -17,6 +17,7 @@ use kube::api::{Api, Patch, PatchParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -58,13 +59,14 @@ struct Shared {
     seen: Vec<Seen>,
 }
 
-/// The webhook's server; it ends with this value. Take the registration away first, or every write
-/// of a Longhorn Node fails from then on, as it does when Longhorn is down.
+/// The webhook's server, on a thread of its own, so that tests with runtimes of their own can share
+/// it. It ends with this value. Take the registration away first, or every write of a Longhorn Node
+/// fails from then on, as it does when Longhorn is down.
 pub struct Webhook {
     address: SocketAddr,
     authority: String,
     shared: Arc<Mutex<Shared>>,
-    server: tokio::task::JoinHandle<std::io::Result<()>>,
+    server: Option<(oneshot::Sender<()>, std::thread::JoinHandle<()>)>,
 }
 
 const MUTATOR: &str = "longhorn-webhook-mutator";
@@ -75,15 +77,13 @@ impl Webhook {
     ///
     /// # Errors
     /// When no certificate can be made or no port be had.
-    pub async fn start(rules: Rules) -> Result<Self> {
+    pub fn start(rules: Rules) -> Result<Self> {
         let authority = Authority::new("longhorn webhook")?;
         let acceptor = TlsAcceptor::from(authority.server()?.server_config()?);
-        let tcp = TcpListener::bind("127.0.0.1:0")
-            .await
-            .map_err(|source| Error::io("listening on", "127.0.0.1", source))?;
-        let address = tcp
-            .local_addr()
-            .map_err(|source| Error::io("reading the address of", "the webhook", source))?;
+        let problem = |source| Error::io("serving", "the webhook", source);
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").map_err(problem)?;
+        tcp.set_nonblocking(true).map_err(problem)?;
+        let address = tcp.local_addr().map_err(problem)?;
         let shared = Arc::new(Mutex::new(Shared {
             rules,
             ..Shared::default()
@@ -92,22 +92,36 @@ impl Webhook {
             .route("/v1/webhook/mutation", post(mutation))
             .route("/v1/webhook/validation", post(validation))
             .with_state(Arc::clone(&shared));
-        let server = tokio::spawn(async move {
-            axum::serve(
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(problem)?;
+        let tcp = {
+            let _entered = runtime.enter();
+            TcpListener::from_std(tcp).map_err(problem)?
+        };
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let serving = axum::serve(
                 Listener {
                     tcp,
                     acceptor,
                     address,
                 },
                 router,
-            )
-            .await
+            );
+            runtime.block_on(async {
+                tokio::select! {
+                    ended = serving => tracing::warn!(?ended, "the webhook ended by itself"),
+                    _ = stopped => {}
+                }
+            });
         });
         Ok(Self {
             address,
             authority: authority.pem(),
             shared,
-            server,
+            server: Some((stop, thread)),
         })
     }
 
@@ -192,7 +206,13 @@ impl Webhook {
 
 impl Drop for Webhook {
     fn drop(&mut self) {
-        self.server.abort();
+        // A receiver that is gone is a server that has ended, which is what is wanted.
+        if let Some((stop, thread)) = self.server.take()
+            && stop.send(()).is_ok()
+            && thread.join().is_err()
+        {
+            tracing::warn!("the webhook panicked");
+        }
     }
 }
 
