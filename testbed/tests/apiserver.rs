@@ -1,4 +1,5 @@
 //! The API server that the other tests rest on.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
 //! What server-side apply does to disk specs when the agent, Longhorn, its UI and Flux all write:
 //! the ground that the agent's rules stand on, judged by the real API server.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use disk_discovery_testbed::cluster::{Cluster, Options};
 use disk_discovery_testbed::longhorn::manager::{LonghornNode, MANAGER, install, nodes, resource};
@@ -116,7 +117,7 @@ fn whole() -> Value {
         "allowScheduling": true, "evictionRequested": false, "storageReserved": 0, "tags": []})
 }
 
-fn whole_with(change: Value) -> Value {
+fn whole_with(change: &Value) -> Value {
     let mut disk = whole();
     disk.as_object_mut()
         .unwrap()
@@ -187,7 +188,7 @@ async fn a_users_change_makes_our_next_apply_a_conflict_on_just_those_leaves() {
         assert_eq!(named, conflicts, "{leaf}: {message}");
     }
     // With the live values of those leaves it is no conflict, and both own them.
-    let live = whole_with(json!({"allowScheduling": false, "tags": ["slow"]}));
+    let live = whole_with(&json!({"allowScheduling": false, "tags": ["slow"]}));
     bed.apply(AGENT, false, json!({"sdb1": live}))
         .await
         .unwrap();

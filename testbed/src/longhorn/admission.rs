@@ -523,7 +523,7 @@ mod tests {
         }
     }
 
-    fn synced(disks: Value) -> Node {
+    fn synced(disks: &Value) -> Node {
         let status: BTreeMap<&String, Value> = disks
             .as_object()
             .unwrap()
@@ -544,10 +544,10 @@ mod tests {
 
     #[test]
     fn releases_differ_in_what_they_refuse() {
-        let empty = synced(json!({}));
-        let twins = synced(json!({"a": {"path": "/x"}, "b": {"path": "/x/"}}));
-        let block = synced(json!({"a": {"diskType": "block", "storageReserved": 1}}));
-        let mut nameless = synced(json!({}));
+        let empty = synced(&json!({}));
+        let twins = synced(&json!({"a": {"path": "/x"}, "b": {"path": "/x/"}}));
+        let block = synced(&json!({"a": {"diskType": "block", "storageReserved": 1}}));
+        let mut nameless = synced(&json!({}));
         nameless.spec.name.clear();
         for (release, twins_code, block_code, nameless_code, delete_code) in [
             (Release::V1_6, 0, 422, 0, 0),
