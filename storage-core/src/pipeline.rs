@@ -29,5 +29,9 @@ pub fn survey(observer: &mut Observer, policy: &Policy, progress: &dyn Progress)
         classification = classify(&observation, policy);
     }
     let plan = plan(&observation, &classification, policy);
-    Survey { observation, classification, plan }
+    Survey {
+        observation,
+        classification,
+        plan,
+    }
 }

@@ -394,7 +394,7 @@ async fn replicas_count_as_scheduled_and_the_ui_edits_whole_objects() {
         .unwrap();
     manager
         .edit("replicas", |node| {
-            node.spec.disks.get_mut("a").unwrap().allow_scheduling = false
+            node.spec.disks.get_mut("a").unwrap().allow_scheduling = false;
         })
         .await
         .unwrap();

@@ -1,11 +1,69 @@
-//! [`Plan`](crate::plan::Plan) → [`Outcome`]s. The only stage that writes to the host.
+//! [`Plan`] → [`Outcome`]s. The only stage that writes to the host.
+//!
+//! Disks are worked on at the same time, each by a thread of its own, and one disk's failure never stops
+//! another; the steps of one disk follow each other and end at the first failure. During all steps of a disk its
+//! whole-disk node is locked, and before each step the host is observed and classified anew: what differs from
+//! what the plan rests on ends the work on that disk before anything is written.
+//!
+//! The caller's thread takes note of every write before it is made. A disk of which nothing is heard for five
+//! minutes is given up: its thread cannot be stopped, but whenever it comes back it may not write any more.
+//!
+//! # The crash protocol
+//!
+//! Each line is one write of ours, followed by a flush, in the order in which they are made. The last column
+//! says what the next run does when the power goes, or the process is killed, right after it (before it: the
+//! line above). No line but *wipe* ever needs a person.
+//!
+//! | # | step | what is written | what the next run sees and does |
+//! |--:|------|-----------------|---------------------------------|
+//! | 0 | `wipe` (only by approval) | zeros over windows, signatures, old partitions' ends | a disk that is neither blank nor what was approved: it must be approved again by its new hash |
+//! | 1 | `write-record` | the record block, state *begun*, one sector | ours, begun: the rest is proven blank again (unless overwritten by approval), then goes on at 2 |
+//! | 2 | `write-table` | backup GPT header | ours, begun: each sector is zero or what the record says; writes the missing ones |
+//! | 3 | | backup GPT entries | the same |
+//! | 4 | | primary GPT entries | the same |
+//! | 5 | | primary GPT header | the same |
+//! | 6 | | protective MBR | ours, begun, table whole: goes on at 7 |
+//! | 7 | `show-partition` | nothing on the disk; the kernel learns of the partition | as after 6; a new kernel is told again |
+//! | 8 | `make-filesystem` | the record block, state *formatting* | ours, formatting: what lies in the range is nobody's data, unless it bears another's signature, which stops everything; goes on at 9 |
+//! | 9 | | the range is discarded, then mkfs, all of it | the filesystem is made again, with the same UUID |
+//! | 10 | `commit` | the record in the filesystem's root, synced; unmounted | as after 9: made again, nobody could have put data there |
+//! | 11 | | the record block, state *ready*: **the commit point** | ours, committing: the filesystem is never made again; its record is checked, then goes on at 12 |
+//! | 12 | | backup GPT entries, then header, with the partition's final name | the same: either copy of the table is whole at each moment |
+//! | 13 | | primary GPT entries, then header | ours, ready: mounts it |
+//! | 14 | `mount` | mount root, mount point (empty, mode 0000, immutable) | makes what is missing, mounts |
+//! | 15 | | the mount | after a reboot: mounts again. After a kill: nothing to do |
+//! | 16 | `persist` | fstab or unit, by renaming a checked new file over the old | the old or the new file stands whole; makes it so |
+//!
+//! In the whole-disk layout 2 to 7, 12 and 13 do not exist.
+//!
+//! A killed run leaves no mkfs behind (the kernel kills it with its parent), no private mount (they have no
+//! mount point and end with the process) and no lock. What a tool left half done is covered by the table: were
+//! it still running, it would hold the device exclusively, and the next run's look would refuse.
 
 use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::model::{DiskName, KernelName};
+use crate::host::HostRoot;
+use crate::model::{DiskName, KernelName, Policy};
+use crate::plan::Plan;
+use crate::progress::Progress;
+
+mod disk;
+mod error;
+pub mod exec;
+pub mod filesystem;
+mod lock;
+mod look_again;
+pub mod mount;
+mod persist;
+mod watch;
+
+pub use error::ApplyError;
+pub use lock::HostLock;
 
 /// Whether and when it makes sense to try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -69,3 +127,78 @@ impl fmt::Display for Effect {
         }
     }
 }
+
+/// Carries out a plan, holding the host-wide lock while it does.
+///
+/// Returns what became of every step that was tried, by disk in the order of the plan.
+///
+/// # Errors
+/// [`ApplyError::Dump`], [`ApplyError::NotRoot`] or [`ApplyError::HostLocked`]: nothing was done. What goes
+/// wrong on one disk is an [`Outcome`].
+pub fn apply(
+    plan: &Plan,
+    host: &HostRoot,
+    policy: &Policy,
+    progress: &dyn Progress,
+) -> Result<Vec<Outcome>, ApplyError> {
+    let lock = HostLock::acquire(host)?;
+    apply_locked(&lock, plan, host, policy, progress)
+}
+
+/// Like [`apply`], for a caller that holds the host-wide lock for longer.
+///
+/// # Errors
+/// [`ApplyError::Dump`].
+pub fn apply_locked(
+    _lock: &HostLock,
+    plan: &Plan,
+    host: &HostRoot,
+    policy: &Policy,
+    progress: &dyn Progress,
+) -> Result<Vec<Outcome>, ApplyError> {
+    run(
+        plan,
+        host,
+        policy,
+        progress,
+        Box::new(look_again::Fresh::new(host)),
+    )
+}
+
+fn run(
+    plan: &Plan,
+    host: &HostRoot,
+    policy: &Policy,
+    progress: &dyn Progress,
+    eyes: Box<dyn look_again::Eyes>,
+) -> Result<Vec<Outcome>, ApplyError> {
+    if host.dump {
+        return Err(ApplyError::Dump);
+    }
+    let run = Arc::new(disk::Run {
+        host: host.clone(),
+        policy: policy.clone(),
+        eyes,
+        files: Mutex::new(()),
+    });
+    let disks = Arc::new(plan.disks.clone());
+    let parallel = usize::try_from(policy.parallel.clamp(1, 64)).unwrap_or(1);
+    let start = |index, watch| {
+        let (run, disks) = (Arc::clone(&run), Arc::clone(&disks));
+        thread::Builder::new()
+            .name("apply".to_owned())
+            .spawn(move || {
+                let Some(plan) = disks.get(index) else {
+                    return;
+                };
+                if let Err(error) = disk::work(&run, plan, &watch) {
+                    tracing::warn!(device = %plan.device, %error, "the work on a disk ended unheard");
+                }
+            })
+            .map(drop)
+    };
+    Ok(watch::Watcher::new(plan).watch(parallel, progress, start))
+}
+
+#[cfg(test)]
+mod tests;

@@ -159,6 +159,17 @@ impl DiskId {
         Ok(Self(text.to_owned()))
     }
 
+    /// An identity from text that was cleaned already: whatever is not allowed is dropped, the rest cut.
+    pub(crate) fn from_clean(text: &str) -> Self {
+        let ok = |c: &char| c.is_ascii_alphanumeric() || "._:+-".contains(*c);
+        let kept: String = text.chars().filter(ok).take(120).collect();
+        Self(if kept.is_empty() {
+            "path-unknown".to_owned()
+        } else {
+            kept
+        })
+    }
+
     /// The identity.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -129,8 +129,10 @@ pub struct Verdict {
 pub struct Classification {
     /// Verdicts by device.
     pub verdicts: BTreeMap<KernelName, Verdict>,
-    /// Reasons that make the whole node ineligible (law 2), empty normally.
+    /// Reasons that make the whole node ineligible (law 2, an unfit mount root), empty normally.
     pub node: Vec<Reason>,
+    /// What else an operator should know of the node: stale mounts below the mount root.
+    pub notes: Vec<Reason>,
 }
 
 impl Classification {

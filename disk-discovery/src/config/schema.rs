@@ -1,0 +1,585 @@
+//! The one schema of settings: flags, environment, file and documentation all come from [`KEYS`].
+
+use std::path::PathBuf;
+
+use serde_json::{Value as Json, json};
+use storage_core::model::{
+    Approval, DiskId, FilesystemKind, Layout, Persist, Policy, ProofDepth, Selector, SelectorRule,
+};
+
+use super::value::{
+    SIZE, TIME, one_of, parse_rule, parse_size, parse_switch, parse_time, parse_transport,
+    show_size, show_time,
+};
+
+/// Heading of the flags in `--help` and of the sections in the documentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// Which node this is.
+    Node,
+    /// Which disks are taken.
+    Disks,
+    /// How blankness is proven.
+    Proof,
+    /// How disks are prepared.
+    Preparation,
+}
+
+impl Group {
+    /// All, in the order of the documentation.
+    pub const ALL: [Self; 4] = [Self::Node, Self::Disks, Self::Proof, Self::Preparation];
+
+    /// The heading.
+    #[must_use]
+    pub fn heading(self) -> &'static str {
+        match self {
+            Self::Node => "Node",
+            Self::Disks => "Which disks",
+            Self::Proof => "Proof of blankness",
+            Self::Preparation => "Preparation",
+        }
+    }
+}
+
+/// Shape of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// One text, number, size or time.
+    One,
+    /// `true` or `false`; a flag without a value means `true`.
+    Switch,
+    /// Several texts, separated by `separator` in flag and environment.
+    Texts {
+        /// The separator.
+        separator: char,
+    },
+    /// Selector rules: `key=value,…`, several separated by `;` in the environment.
+    Rules,
+}
+
+/// A value on its way into the policy.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Given {
+    /// One text.
+    One(String),
+    /// Several texts.
+    Many(Vec<String>),
+    /// Rules.
+    Rules(Vec<SelectorRule>),
+}
+
+/// One setting.
+pub struct Key {
+    /// Key in the file, camelCase.
+    pub key: &'static str,
+    /// Flag without dashes.
+    pub flag: &'static str,
+    /// Placeholder of the value in help.
+    pub value: &'static str,
+    /// Heading.
+    pub group: Group,
+    /// Shape.
+    pub shape: Shape,
+    /// Accepted words, when there are only a few.
+    pub words: &'static [&'static str],
+    /// One line of help.
+    pub help: &'static str,
+    /// More, for the manual; may be empty.
+    pub more: &'static str,
+    /// Puts a value into the policy.
+    pub set: fn(&mut Policy, &Given) -> Result<(), String>,
+    /// Takes it out again, as the file would write it.
+    pub show: fn(&Policy) -> Json,
+}
+
+impl Key {
+    /// Name of the environment variable.
+    #[must_use]
+    pub fn env(&self) -> String {
+        let mut name = "DISK_DISCOVERY_".to_owned();
+        for c in self.key.chars() {
+            if c.is_ascii_uppercase() {
+                name.push('_');
+            }
+            name.push(c.to_ascii_uppercase());
+        }
+        name
+    }
+
+    /// A value from a flag or the environment.
+    ///
+    /// # Errors
+    /// When a rule cannot be read.
+    pub fn from_texts(&self, texts: &[String], environment: bool) -> Result<Given, String> {
+        let words = |separator: char| {
+            let split = texts.iter().flat_map(|t| t.split(separator));
+            let trimmed = split.map(str::trim).filter(|t| !t.is_empty());
+            trimmed.map(str::to_owned).collect::<Vec<String>>()
+        };
+        match self.shape {
+            Shape::One | Shape::Switch => Ok(Given::One(texts.last().cloned().unwrap_or_default())),
+            Shape::Texts { separator } => Ok(Given::Many(words(separator))),
+            Shape::Rules if environment => Ok(Given::Rules(rules(&words(';'))?)),
+            Shape::Rules => Ok(Given::Rules(rules(texts)?)),
+        }
+    }
+}
+
+fn rules(texts: &[String]) -> Result<Vec<SelectorRule>, String> {
+    texts.iter().map(|text| parse_rule(text)).collect()
+}
+
+fn one(given: &Given) -> Result<&str, String> {
+    match given {
+        Given::One(text) => Ok(text),
+        Given::Many(_) | Given::Rules(_) => Err("takes one value, not a list".to_owned()),
+    }
+}
+
+fn many(given: &Given) -> Vec<String> {
+    match given {
+        Given::One(text) => vec![text.clone()],
+        Given::Many(texts) => texts.clone(),
+        Given::Rules(_) => Vec::new(),
+    }
+}
+
+fn word<T: Copy>(given: &Given, words: &[(&str, T)]) -> Result<T, String> {
+    let text = one(given)?;
+    let found = words.iter().find(|(name, _)| *name == text);
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
+        one_of(text, &names)
+    })
+}
+
+fn number(given: &Given, least: u32, most: u32) -> Result<u32, String> {
+    let accepted = || format!("accepted are whole numbers from {least} to {most}");
+    let number: u32 = one(given)?.parse().map_err(|_| accepted())?;
+    if (least..=most).contains(&number) {
+        Ok(number)
+    } else {
+        Err(accepted())
+    }
+}
+
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    let plain = !text.split('/').any(|part| part == ".." || part == ".");
+    if !path.is_absolute() || !plain || text.chars().any(char::is_control) {
+        return Err("must be an absolute path without . and ..".to_owned());
+    }
+    if path.components().count() < 2 {
+        return Err("must not be the root directory".to_owned());
+    }
+    Ok(path)
+}
+
+fn node_name(text: &str) -> Result<String, String> {
+    let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    if text.is_empty() || text.len() > 253 || !text.bytes().all(ok) {
+        return Err(
+            "must have 1 to 253 characters of letters, digits, dot, dash and underscore".to_owned(),
+        );
+    }
+    Ok(text.to_owned())
+}
+
+fn approval(text: &str) -> Result<Approval, String> {
+    let (id, hash) = text
+        .rsplit_once('@')
+        .ok_or("must be DISK-ID@HASH, as explain prints it")?;
+    let disk = DiskId::new(id).map_err(|e| e.to_string())?;
+    if hash.len() != 16 || !hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err(
+            "the hash behind the @ must have 16 hexadecimal digits, as explain prints it"
+                .to_owned(),
+        );
+    }
+    Ok(Approval {
+        disk,
+        hash: hash.to_owned(),
+    })
+}
+
+fn mount_option(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains([',', ' ', '\t', '\n', '#', '\\']) {
+        return Err(format!(
+            "mount option {text:?}: must be one option without spaces"
+        ));
+    }
+    let name = text.split('=').next().unwrap_or(text);
+    // These would undo what makes the mounts safe, or mount something else.
+    let refused = [
+        "suid", "dev", "exec", "ro", "bind", "rbind", "move", "remount", "loop", "defaults",
+    ];
+    if refused.contains(&name) {
+        return Err(format!(
+            "mount option {text:?}: not accepted, it would undo noatime,nodev,nosuid,noexec or the mount"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn rule_json(rule: &SelectorRule) -> Json {
+    let Selector {
+        path,
+        model,
+        vendor,
+        serial,
+        wwn,
+        min_size,
+        max_size,
+        rotational,
+        transport,
+    } = &rule.select;
+    let mut select = serde_json::Map::new();
+    let texts = [
+        ("path", path),
+        ("model", model),
+        ("vendor", vendor),
+        ("serial", serial),
+        ("wwn", wwn),
+    ];
+    for (key, text) in texts {
+        select.extend(text.as_ref().map(|t| (key.to_owned(), json!(t))));
+    }
+    for (key, size) in [("minSize", min_size), ("maxSize", max_size)] {
+        select.extend(size.map(|s| (key.to_owned(), json!(show_size(s)))));
+    }
+    select.extend(rotational.map(|r| ("rotational".to_owned(), json!(r))));
+    select.extend(transport.map(|t| ("transport".to_owned(), json!(t.as_str()))));
+    let mut out = serde_json::Map::new();
+    if !rule.name.is_empty() {
+        out.insert("name".to_owned(), json!(rule.name));
+    }
+    out.insert("select".to_owned(), Json::Object(select));
+    if rule.single {
+        out.insert("single".to_owned(), json!(true));
+    }
+    if !rule.tags.is_empty() {
+        out.insert("tags".to_owned(), json!(rule.tags));
+    }
+    if let Some(reserved) = &rule.storage_reserved {
+        out.insert("storageReserved".to_owned(), json!(reserved));
+    }
+    Json::Object(out)
+}
+
+fn set_rules(given: &Given) -> Result<Vec<SelectorRule>, String> {
+    match given {
+        Given::Rules(rules) => Ok(rules.clone()),
+        Given::Many(texts) => rules(texts),
+        Given::One(text) => rules(std::slice::from_ref(text)),
+    }
+}
+
+const LAYOUTS: [(&str, Layout); 2] = [("gpt", Layout::Gpt), ("disk", Layout::Disk)];
+const FILESYSTEMS: [(&str, FilesystemKind); 2] =
+    [("ext4", FilesystemKind::Ext4), ("xfs", FilesystemKind::Xfs)];
+const PROOFS: [(&str, ProofDepth); 2] =
+    [("sampled", ProofDepth::Sampled), ("full", ProofDepth::Full)];
+const PERSISTS: [(&str, Persist); 3] = [
+    ("none", Persist::None),
+    ("fstab", Persist::Fstab),
+    ("systemd", Persist::Systemd),
+];
+
+fn name_of<T: PartialEq + Copy>(words: &[(&'static str, T)], value: T) -> Json {
+    let found = words.iter().find(|(_, it)| *it == value);
+    json!(found.map_or("", |(name, _)| *name))
+}
+
+/// Every setting, in the order of help and documentation.
+pub static KEYS: &[Key] = &[
+    Key {
+        key: "nodeName",
+        flag: "node-name",
+        value: "NAME",
+        group: Group::Node,
+        shape: Shape::One,
+        words: &[],
+        help: "Name of this node [default: the host name]",
+        more: "It is written into the record on every disk prepared here, and picks the overrides below `nodes`. \
+               It cannot stand in an override itself.",
+        set: |p, g| node_name(one(g)?).map(|name| p.node = name),
+        show: |p| json!(p.node),
+    },
+    Key {
+        key: "cluster",
+        flag: "cluster",
+        value: "UUID",
+        group: Group::Node,
+        shape: Shape::One,
+        words: &[],
+        help: "UID of the cluster's kube-system namespace",
+        more: "A disk whose record names another cluster is quarantined: mounted nowhere. Empty means none.",
+        set: |p, g| {
+            let text = one(g)?;
+            if text.is_empty() {
+                p.cluster = None;
+                return Ok(());
+            }
+            let said =
+                "must be a UUID: kubectl get namespace kube-system -o jsonpath={.metadata.uid}";
+            p.cluster = Some(text.parse().map_err(|_| said.to_owned())?);
+            Ok(())
+        },
+        show: |p| p.cluster.map_or(Json::Null, |c| json!(c.to_string())),
+    },
+    Key {
+        key: "mountRoot",
+        flag: "mount-root",
+        value: "DIR",
+        group: Group::Preparation,
+        shape: Shape::One,
+        words: &[],
+        help: "Directory below which disks are mounted",
+        more: "Filesystems that somebody else made and mounted directly below it are adopted: reported, never changed.",
+        set: |p, g| absolute(one(g)?).map(|path| p.mount_root = path),
+        show: |p| json!(p.mount_root.display().to_string()),
+    },
+    Key {
+        key: "minSize",
+        flag: "min-size",
+        value: "SIZE",
+        group: Group::Disks,
+        shape: Shape::One,
+        words: &[],
+        help: "Least size of a disk to take",
+        more: SIZE,
+        set: |p, g| parse_size(one(g)?).map(|size| p.min_size = size),
+        show: |p| json!(show_size(p.min_size)),
+    },
+    Key {
+        key: "maxSize",
+        flag: "max-size",
+        value: "SIZE",
+        group: Group::Disks,
+        shape: Shape::One,
+        words: &[],
+        help: "Largest size of a disk to take [default: no limit]",
+        more: "The word `none` lifts a limit that a weaker source has set.",
+        set: |p, g| {
+            let text = one(g)?;
+            p.max_size = if text == "none" || text.is_empty() {
+                None
+            } else {
+                Some(parse_size(text)?)
+            };
+            Ok(())
+        },
+        show: |p| p.max_size.map_or(Json::Null, |s| json!(show_size(s))),
+    },
+    Key {
+        key: "transports",
+        flag: "transports",
+        value: "LIST",
+        group: Group::Disks,
+        shape: Shape::Texts { separator: ',' },
+        words: &[],
+        help: "Transports to take, separated by commas",
+        more: "Known are sata, sas, scsi, nvme, nvme-fabrics, usb, virtio, mmc, iscsi, fc, xen, hyper-v, nbd, rbd, \
+               drbd, zvol, ublk, loop, ram, zram, md, dm, bcache, optical, floppy, pmem, mtd, firewire, dasd and \
+               unknown. Longhorn's own volumes and members of a multipath map are never taken, whatever this says.",
+        set: |p, g| {
+            let texts = many(g);
+            let set = texts
+                .iter()
+                .map(|t| parse_transport(t).map_err(|e| format!("{t:?}: {e}")));
+            p.transports = set.collect::<Result<_, String>>()?;
+            Ok(())
+        },
+        show: |p| json!(p.transports.iter().map(|t| t.as_str()).collect::<Vec<_>>()),
+    },
+    Key {
+        key: "removable",
+        flag: "removable",
+        value: "true|false",
+        group: Group::Disks,
+        shape: Shape::Switch,
+        words: &["true", "false"],
+        help: "Take removable disks, too",
+        more: "",
+        set: |p, g| parse_switch(one(g)?).map(|on| p.removable = on),
+        show: |p| json!(p.removable),
+    },
+    Key {
+        key: "include",
+        flag: "include",
+        value: "RULE",
+        group: Group::Disks,
+        shape: Shape::Rules,
+        words: &[],
+        help: "Take only disks that this or another include matches",
+        more: "A rule is KEY=GLOB[,KEY=GLOB...] with the keys path, model, vendor, serial, wwn, minSize, maxSize, \
+               rotational, transport and single; all that are given must hold. An include that names a transport or a \
+               path also takes what `transports` and `removable` leave out. With single=true, a rule that matches two \
+               disks is an error and neither is taken. A glob with a comma, tags and reserved storage can only be \
+               written in the file.",
+        set: |p, g| set_rules(g).map(|rules| p.include = rules),
+        show: |p| Json::Array(p.include.iter().map(rule_json).collect()),
+    },
+    Key {
+        key: "exclude",
+        flag: "exclude",
+        value: "RULE",
+        group: Group::Disks,
+        shape: Shape::Rules,
+        words: &[],
+        help: "Never take disks that this matches; wins over includes",
+        more: "Rules are written as for include.",
+        set: |p, g| set_rules(g).map(|rules| p.exclude = rules),
+        show: |p| Json::Array(p.exclude.iter().map(rule_json).collect()),
+    },
+    Key {
+        key: "approve",
+        flag: "approve",
+        value: "ID@HASH",
+        group: Group::Disks,
+        shape: Shape::Texts { separator: ',' },
+        words: &[],
+        help: "Overwrite this disk although it is not blank",
+        more: "`explain` prints the argument. The hash names what was observed on the disk: once that has changed, the \
+               approval is refused.",
+        set: |p, g| {
+            let texts = many(g);
+            let all = texts
+                .iter()
+                .map(|t| approval(t).map_err(|e| format!("{t:?}: {e}")));
+            p.approvals = all.collect::<Result<_, String>>()?;
+            Ok(())
+        },
+        show: |p| {
+            json!(
+                p.approvals
+                    .iter()
+                    .map(|a| format!("{}@{}", a.disk, a.hash))
+                    .collect::<Vec<_>>()
+            )
+        },
+    },
+    Key {
+        key: "proof",
+        flag: "proof",
+        value: "DEPTH",
+        group: Group::Proof,
+        shape: Shape::One,
+        words: &["sampled", "full"],
+        help: "How much is read to prove a disk blank",
+        more: "sampled reads 4 MiB at both ends and evenly spread samples between them; full reads every byte, which \
+               takes hours on a large disk.",
+        set: |p, g| word(g, &PROOFS).map(|it| p.proof = it),
+        show: |p| name_of(&PROOFS, p.proof),
+    },
+    Key {
+        key: "samples",
+        flag: "samples",
+        value: "N",
+        group: Group::Proof,
+        shape: Shape::One,
+        words: &[],
+        help: "Samples of 4 KiB between the ends of a disk, from 16",
+        more: "The longest run of bytes that can stay unseen is the size of the disk divided by this number and one; \
+               it is printed with every proof.",
+        set: |p, g| number(g, 16, 10_000_000).map(|n| p.samples = n),
+        show: |p| json!(p.samples),
+    },
+    Key {
+        key: "readTimeout",
+        flag: "read-timeout",
+        value: "TIME",
+        group: Group::Proof,
+        shape: Shape::One,
+        words: &[],
+        help: "Longest time the reads of a disk may stand still",
+        more: TIME,
+        set: |p, g| parse_time(one(g)?).map(|time| p.read_timeout = time),
+        show: |p| json!(show_time(p.read_timeout)),
+    },
+    Key {
+        key: "layout",
+        flag: "layout",
+        value: "LAYOUT",
+        group: Group::Preparation,
+        shape: Shape::One,
+        words: &["gpt", "disk"],
+        help: "One GPT partition, or the filesystem on the whole disk",
+        more: "",
+        set: |p, g| word(g, &LAYOUTS).map(|it| p.layout = it),
+        show: |p| name_of(&LAYOUTS, p.layout),
+    },
+    Key {
+        key: "filesystem",
+        flag: "filesystem",
+        value: "TYPE",
+        group: Group::Preparation,
+        shape: Shape::One,
+        words: &["ext4", "xfs"],
+        help: "Filesystem to make",
+        more: "",
+        set: |p, g| word(g, &FILESYSTEMS).map(|it| p.filesystem = it),
+        show: |p| name_of(&FILESYSTEMS, p.filesystem),
+    },
+    Key {
+        key: "mountOptions",
+        flag: "mount-option",
+        value: "OPTION",
+        group: Group::Preparation,
+        shape: Shape::Texts { separator: ',' },
+        words: &[],
+        help: "Mount option besides noatime,nodev,nosuid,noexec",
+        more: "",
+        set: |p, g| {
+            p.mount_options = many(g)
+                .iter()
+                .map(|t| mount_option(t))
+                .collect::<Result<_, String>>()?;
+            Ok(())
+        },
+        show: |p| json!(p.mount_options),
+    },
+    Key {
+        key: "persist",
+        flag: "persist",
+        value: "HOW",
+        group: Group::Preparation,
+        shape: Shape::One,
+        words: &["none", "fstab", "systemd"],
+        help: "How mounts survive a reboot without another run",
+        more: "Only our own marked lines of /etc/fstab, or our own units, are ever changed.",
+        set: |p, g| word(g, &PERSISTS).map(|it| p.persist = it),
+        show: |p| name_of(&PERSISTS, p.persist),
+    },
+    Key {
+        key: "parallel",
+        flag: "parallel",
+        value: "N",
+        group: Group::Preparation,
+        shape: Shape::One,
+        words: &[],
+        help: "Disks prepared at once, 1 to 64",
+        more: "",
+        set: |p, g| number(g, 1, 64).map(|n| p.parallel = n),
+        show: |p| json!(p.parallel),
+    },
+    Key {
+        key: "allowUnprotectedMountPoint",
+        flag: "allow-unprotected-mount-point",
+        value: "true|false",
+        group: Group::Preparation,
+        shape: Shape::Switch,
+        words: &["true", "false"],
+        help: "Mount even where the directory cannot be made immutable",
+        more: "Without the mount, an unprotected mount point can be filled, and with it the system disk. Some \
+               filesystems know no immutable directories.",
+        set: |p, g| parse_switch(one(g)?).map(|on| p.require_immutable = !on),
+        show: |p| json!(!p.require_immutable),
+    },
+];
+
+/// The setting of this name in the file.
+#[must_use]
+pub fn key(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.key == name)
+}

@@ -1,0 +1,354 @@
+//! From arguments to exit status.
+
+use std::ffi::OsString;
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind as Usage;
+use clap::{CommandFactory, FromArgMatches};
+use storage_core::apply::{Effect, Outcome, apply};
+use storage_core::host::HostRoot;
+use storage_core::model::Policy;
+use storage_core::observe::Observer;
+use storage_core::observe::dump::write_dump;
+use storage_core::pipeline::{Survey, survey};
+use storage_core::progress::{Progress, Silent};
+use storage_core::report::{Detail, NodeReport, Producer, report, report_one};
+
+use crate::args::{Cli, Form, LogFormat, LogLevel, Output, one_line};
+use crate::config::{self, Config, Sources};
+use crate::error::Failure;
+use crate::progress::Show;
+use crate::term::{Style, clean};
+use crate::{docs, explain, find, logging, table};
+
+/// Everything in order.
+const DONE: u8 = 0;
+/// Something went wrong.
+const ERROR: u8 = 1;
+/// Something is to be done.
+const TO_DO: u8 = 2;
+
+/// Runs the command.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let parsed = Cli::command()
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match run(&cli) {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => {
+            complain(&failure);
+            ExitCode::from(ERROR)
+        }
+    }
+}
+
+/// Help and version are no errors; what is one is told in one line and ends with 1, never with clap's 2.
+fn usage(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        Usage::DisplayHelp | Usage::DisplayVersion => match print(&error.render().to_string()) {
+            Ok(()) => ExitCode::from(DONE),
+            Err(failure) => {
+                complain(&failure);
+                ExitCode::from(ERROR)
+            }
+        },
+        _ => {
+            complain(&Failure::worded(one_line(error)));
+            ExitCode::from(ERROR)
+        }
+    }
+}
+
+fn complain(failure: &Failure) {
+    let line = format!("disk-discovery: {failure}\n");
+    if std::io::stderr().write_all(line.as_bytes()).is_err() {
+        tracing::trace!("standard error is closed");
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Ok(()) => Ok(()),
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(Failure::plain("standard output", "write", error)),
+    }
+}
+
+fn run(cli: &Cli) -> Result<u8, Failure> {
+    match &cli.command {
+        Some(Form::Completions { shell }) => {
+            return print(&docs::completions(*shell)).map(|()| DONE);
+        }
+        Some(Form::Man) => {
+            let page = docs::man().map_err(|e| Failure::plain("manual page", "write", e))?;
+            return print(&page).map(|()| DONE);
+        }
+        Some(Form::Explain { .. } | Form::Dump { .. })
+            if cli.dry_run || cli.once || cli.print_config =>
+        {
+            return Err(Failure::new(
+                "arguments",
+                "choose what to do",
+                "--dry-run, --once and --print-config do not go with explain and dump",
+                "give one of them",
+            ));
+        }
+        None if !cli.dry_run && !cli.once && !cli.print_config => {
+            return Err(Failure::new(
+                "arguments",
+                "choose what to do",
+                "nothing was asked for",
+                "give --dry-run to look, --once to do it, or explain DEVICE; see --help",
+            ));
+        }
+        _ => {}
+    }
+    let level = cli.log_level.unwrap_or(if cli.once {
+        LogLevel::Info
+    } else {
+        LogLevel::Warn
+    });
+    logging::start(cli.log_format, level, cli.color);
+    let host = host(cli.sysroot.as_deref())?;
+    let config = configure(cli, &host)?;
+    if cli.print_config {
+        return print(&config.to_yaml()).map(|()| DONE);
+    }
+    let policy = &config.policy;
+    match &cli.command {
+        Some(Form::Explain { device }) => explain_device(cli, &host, policy, device),
+        Some(Form::Dump { dir, anonymize }) => dump(&host, policy, dir, *anonymize),
+        _ if cli.once => once(cli, &host, policy),
+        _ => dry_run(cli, &host, policy),
+    }
+}
+
+fn host(sysroot: Option<&Path>) -> Result<HostRoot, Failure> {
+    let Some(dir) = sysroot else {
+        return Ok(HostRoot::live());
+    };
+    let host = HostRoot::dump(dir);
+    match std::fs::metadata(&host.sys) {
+        Ok(meta) if meta.is_dir() => Ok(host),
+        Ok(_) => Err(Failure::new(
+            dir.display(),
+            "read the dump",
+            "sys is not a directory",
+            "name a directory made by disk-discovery dump",
+        )),
+        Err(error) => Err(Failure::new(
+            dir.display(),
+            "read the dump",
+            format!("sys: {error}"),
+            "name a directory made by disk-discovery dump",
+        )),
+    }
+}
+
+/// The host's name: of a dump, what the dump says.
+fn host_name(host: &HostRoot) -> String {
+    let name = if host.dump {
+        std::fs::read_to_string(host.proc.join("sys/kernel/hostname"))
+            .unwrap_or_else(|_| "dump".to_owned())
+    } else {
+        nix::unistd::gethostname().map_or_else(
+            |_| "localhost".to_owned(),
+            |name| name.to_string_lossy().into_owned(),
+        )
+    };
+    clean(name.trim())
+}
+
+fn configure(cli: &Cli, host: &HostRoot) -> Result<Config, Failure> {
+    let file = match &cli.config {
+        Some(path) => Some((path.display().to_string(), config::read_file(path)?)),
+        None => None,
+    };
+    let text = |s: OsString| s.into_string();
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| {
+            text(name)
+                .ok()
+                .filter(|n| n.starts_with("DISK_DISCOVERY_"))
+                .map(|n| (n, value))
+        })
+        .map(|(name, value)| match text(value) {
+            Ok(value) => Ok((name, value)),
+            Err(_) => Err(Failure::plain(
+                name,
+                "environment",
+                "the value is not UTF-8",
+            )),
+        })
+        .collect::<Result<Vec<_>, Failure>>()?;
+    config::resolve(&Sources {
+        flags: cli.settings.given.clone(),
+        environment,
+        file: file
+            .as_ref()
+            .map(|(path, text)| (path.as_str(), text.as_str())),
+        host_name: host_name(host),
+    })
+}
+
+fn producer(policy: &Policy) -> Producer<'_> {
+    Producer {
+        node: &policy.node,
+        version: crate::VERSION,
+    }
+}
+
+fn show(
+    cli: &Cli,
+    report: &NodeReport,
+    people: impl FnOnce(Style) -> String,
+) -> Result<(), Failure> {
+    let failed = |e: String| Failure::plain("report", "write", e);
+    let text = match cli.output {
+        Output::Table => people(Style::detect(cli.color)),
+        Output::Json => {
+            let text = serde_json::to_string_pretty(report).map_err(|e| failed(e.to_string()))?;
+            text + "\n"
+        }
+        Output::Yaml => serde_saphyr::to_string(report).map_err(|e| failed(e.to_string()))?,
+    };
+    print(&text)
+}
+
+fn watched<T>(cli: &Cli, work: impl FnOnce(&dyn Progress) -> T) -> T {
+    let json = cli.log_format == LogFormat::Json;
+    if cli.once || std::io::stderr().is_terminal() {
+        let progress = Show::new(json);
+        let result = work(&progress);
+        progress.finish();
+        result
+    } else {
+        work(&Silent)
+    }
+}
+
+fn detail(cli: &Cli) -> Detail {
+    if cli.wide {
+        Detail::Checks
+    } else {
+        Detail::Normal
+    }
+}
+
+fn dry_run(cli: &Cli, host: &HostRoot, policy: &Policy) -> Result<u8, Failure> {
+    let mut observer = Observer::new(host.clone());
+    let seen = watched(cli, |progress| survey(&mut observer, policy, progress));
+    let report = report(
+        producer(policy),
+        &seen.observation,
+        &seen.classification,
+        &seen.plan,
+        &[],
+        detail(cli),
+    );
+    show(cli, &report, |style| {
+        table::render(&report, style, cli.wide)
+    })?;
+    Ok(if cli.exit_code && !seen.plan.is_empty() {
+        TO_DO
+    } else {
+        DONE
+    })
+}
+
+fn explain_device(
+    cli: &Cli,
+    host: &HostRoot,
+    policy: &Policy,
+    device: &str,
+) -> Result<u8, Failure> {
+    let mut observer = Observer::new(host.clone());
+    let seen = watched(cli, |progress| survey(&mut observer, policy, progress));
+    let name = find::find(&seen.observation, host, device)?;
+    let report = report_one(
+        producer(policy),
+        &seen.observation,
+        &seen.classification,
+        &seen.plan,
+        &name,
+    );
+    show(cli, &report, |style| explain::render(&report, style))?;
+    Ok(DONE)
+}
+
+fn once(cli: &Cli, host: &HostRoot, policy: &Policy) -> Result<u8, Failure> {
+    if host.dump {
+        return Err(Failure::new(
+            "--once",
+            "start",
+            "a dump can only be looked at",
+            "leave out --sysroot",
+        ));
+    }
+    let mut observer = Observer::new(host.clone());
+    let (before, outcomes, after) = watched(cli, |progress| {
+        let before = survey(&mut observer, policy, progress);
+        // A node on which nothing is to be done is not written to, not even by taking the lock.
+        if before.plan.is_empty() {
+            return Ok((before, Vec::new(), None));
+        }
+        let outcomes = apply(&before.plan, host, policy, progress)?;
+        let after = survey(&mut observer, policy, progress);
+        Ok((before, outcomes, Some(after)))
+    })
+    .map_err(|error: storage_core::apply::ApplyError| Failure::worded(error))?;
+    let report = after_report(cli, policy, &before, &outcomes, after.as_ref());
+    show(cli, &report, |style| {
+        table::render(&report, style, cli.wide)
+    })?;
+    let failed = |o: &Outcome| matches!(o.effect, Effect::Failed { .. } | Effect::Refused { .. });
+    let failures = outcomes.iter().filter(|o| failed(o)).count();
+    Ok(if failures > 0 || !before.plan.refused.is_empty() {
+        ERROR
+    } else {
+        DONE
+    })
+}
+
+/// The devices as they are now, with what was planned before and what became of it.
+fn after_report(
+    cli: &Cli,
+    policy: &Policy,
+    before: &Survey,
+    outcomes: &[Outcome],
+    after: Option<&Survey>,
+) -> NodeReport {
+    let now = after.unwrap_or(before);
+    report(
+        producer(policy),
+        &now.observation,
+        &now.classification,
+        &before.plan,
+        outcomes,
+        detail(cli),
+    )
+}
+
+fn dump(host: &HostRoot, policy: &Policy, dir: &Path, anonymize: bool) -> Result<u8, Failure> {
+    let summary =
+        write_dump(host, policy, dir, anonymize).map_err(|e| Failure::plain("dump", "write", e))?;
+    let text = format!(
+        "{}: {} block devices, contents of {}, {} files and links\n",
+        clean(&dir.display().to_string()),
+        summary.devices,
+        summary.contents,
+        summary.files
+    );
+    print(&text).map(|()| DONE)
+}

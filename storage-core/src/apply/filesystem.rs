@@ -1,0 +1,490 @@
+//! Making the filesystem, looking at its superblock, and the record in its root.
+
+use std::fs::File;
+use std::io::{Read, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::dir::Dir;
+use nix::fcntl::{OFlag, openat, renameat};
+use nix::sys::stat::Mode;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::error::ApplyError;
+use super::exec::{self, Tool};
+use super::lock::open_node;
+use crate::model::{DevNum, FilesystemKind, Layout};
+use crate::ondisk::record::RecordBlock;
+use crate::sys;
+
+/// The record's name in the filesystem's root.
+pub const RECORD_FILE: &str = ".disk-discovery.json";
+const RECORD_TEMP: &str = ".disk-discovery.json.new";
+const RECORD_MAX: u64 = 64 << 10;
+/// Version of the record's format.
+pub const RECORD_VERSION: u32 = 1;
+
+/// Bytes of one discard.
+const DISCARD_PART: u64 = 16 << 30;
+
+/// Time limit of mkfs: two minutes, and one more for each begun TiB. ext4 writes its group descriptors and the
+/// journal, XFS its allocation groups and log, which takes seconds per TiB on a rotating disk.
+#[must_use]
+pub fn mkfs_limit(bytes: u64) -> Duration {
+    Duration::from_secs(120 + 60 * bytes.div_ceil(1 << 40))
+}
+
+/// What carries the filesystem: the partition, or the whole disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) node: PathBuf,
+    pub(super) dev: DevNum,
+}
+
+impl Target {
+    pub(super) fn open(&self) -> Result<File, ApplyError> {
+        open_node(&self.node, self.dev, false, false)
+    }
+}
+
+/// Discards the filesystem's range, in parts. mkfs is told not to: mkfs.xfs would discard the whole device, the
+/// record block included, whatever size it is given (xfsprogs 6.1). `beat` is told after each part; `false` stops.
+/// Says what went wrong, if anything: a filesystem does not depend on it.
+pub(super) fn discard(
+    target: &Target,
+    record: &RecordBlock,
+    beat: &mut dyn FnMut(u64) -> bool,
+) -> Result<Option<String>, ApplyError> {
+    let device = open_node(&target.node, target.dev, true, false)?;
+    let mut done = 0;
+    while done < record.length {
+        let part = DISCARD_PART.min(record.length - done);
+        match sys::discard(&device, done, part) {
+            Ok(true) => done += part,
+            Ok(false) => return Ok(None),
+            Err(error) => return Ok(Some(format!("discard at byte {done}: {error}"))),
+        }
+        if !beat(done) {
+            break;
+        }
+    }
+    Ok(None)
+}
+
+/// Runs mkfs. `again` when it is a filesystem of ours, half made, that is made once more.
+pub(super) fn make(
+    target: &Target,
+    record: &RecordBlock,
+    again: bool,
+    beat: &mut dyn FnMut(Duration, &str) -> bool,
+) -> Result<(), ApplyError> {
+    let node = target.node.display().to_string();
+    let uuid = record.filesystem_uuid().to_string();
+    let limit = mkfs_limit(record.length);
+    match record.filesystem {
+        FilesystemKind::Ext4 => {
+            let label = label(record, 16);
+            let kib = format!("{}k", record.length / 1024);
+            // mke2fs asks nothing without a terminal, so it needs no -F; what it must not overwrite was
+            // ruled out by ourselves.
+            let args = [
+                "-q",
+                "-m",
+                "0",
+                "-e",
+                "remount-ro",
+                "-U",
+                &uuid,
+                "-L",
+                &label,
+                "-E",
+                "nodiscard",
+                &node,
+                &kib,
+            ];
+            exec::run(Tool::MkfsExt4, &args, limit, beat)?;
+        }
+        FilesystemKind::Xfs => {
+            let label = label(record, 12);
+            let uuid = format!("uuid={uuid}");
+            let size = format!("size={}", record.length);
+            let mut args = vec!["-q", "-K", "-m", &uuid, "-L", &label, "-d", &size];
+            // Without -f mkfs.xfs refuses known signatures, which is welcome on a blank disk.
+            if again {
+                args.push("-f");
+            }
+            args.push(&node);
+            exec::run(Tool::MkfsXfs, &args, limit, beat)?;
+        }
+    }
+    Ok(())
+}
+
+fn label(record: &RecordBlock, max: usize) -> String {
+    format!("dd-{}", record.name).chars().take(max).collect()
+}
+
+/// Checks that the filesystem on the device is the one of this record, by its superblock.
+pub(super) fn check_superblock(target: &Target, record: &RecordBlock) -> Result<(), ApplyError> {
+    let object = target.node.display().to_string();
+    let device = target.open()?;
+    sys::flush_buffers(&device).map_err(ApplyError::io(&object, "flush"))?;
+    let mut block = [0_u8; 4096];
+    device
+        .read_exact_at(&mut block, 0)
+        .map_err(ApplyError::io(&object, "read the superblock of"))?;
+    let found = superblock_uuid(&block, record.filesystem);
+    if found == Some(record.filesystem_uuid()) {
+        return Ok(());
+    }
+    Err(ApplyError::NotVerified {
+        object,
+        what: match found {
+            Some(uuid) => format!(
+                "its {} filesystem has UUID {uuid} and should have {}",
+                record.filesystem.as_str(),
+                record.filesystem_uuid()
+            ),
+            None => format!("it shows no {} superblock", record.filesystem.as_str()),
+        },
+    })
+}
+
+/// UUID in the superblock within the first 4 KiB: ext4's at byte 1024, with magic at 56 and UUID at 104; XFS's
+/// at byte 0, with magic `XFSB` and UUID at 32.
+fn superblock_uuid(block: &[u8; 4096], kind: FilesystemKind) -> Option<Uuid> {
+    let (magic, expected, uuid): (_, &[u8], _) = match kind {
+        FilesystemKind::Ext4 => (1024 + 56, &[0x53, 0xef], 1024 + 104),
+        FilesystemKind::Xfs => (0, b"XFSB", 32),
+    };
+    if block.get(magic..magic + expected.len()) != Some(expected) {
+        return None;
+    }
+    let bytes: [u8; 16] = block.get(uuid..uuid + 16)?.try_into().ok()?;
+    Some(Uuid::from_bytes(bytes))
+}
+
+/// The record in the filesystem's root. Fields may be added; unknown ones are ignored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FilesystemRecord {
+    /// Format version, 1.
+    pub version: u32,
+    /// The disk's name.
+    pub name: String,
+    /// UID of the cluster's `kube-system` namespace, if there was one.
+    pub cluster: Option<Uuid>,
+    /// Node that made it.
+    pub node: String,
+    /// Seconds since 1970 when the preparation began.
+    pub made: u64,
+    /// Version that made it.
+    pub made_by: String,
+    /// GUID of the disk.
+    pub disk_guid: Uuid,
+    /// UUID of this filesystem.
+    pub filesystem_uuid: Uuid,
+    /// Layout.
+    pub layout: Layout,
+    /// Serial number then.
+    pub serial: Option<String>,
+    /// World wide name then.
+    pub wwn: Option<String>,
+}
+
+impl FilesystemRecord {
+    /// The record that belongs to a record block.
+    #[must_use]
+    pub fn of(record: &RecordBlock) -> Self {
+        let some = |text: &String| Some(text.clone()).filter(|t| !t.is_empty());
+        Self {
+            version: RECORD_VERSION,
+            name: record.name.to_string(),
+            cluster: record.cluster,
+            node: record.node.clone(),
+            made: record.made,
+            made_by: record.version.clone(),
+            disk_guid: record.disk_guid,
+            filesystem_uuid: record.filesystem_uuid(),
+            layout: record.layout,
+            serial: some(&record.serial),
+            wwn: some(&record.wwn),
+        }
+    }
+
+    /// Says in which of the facts that identify a disk it differs from another, if in any.
+    fn conflict(&self, other: &Self) -> Option<String> {
+        let pairs: [(&str, String, String); 5] = [
+            (
+                "version",
+                self.version.to_string(),
+                other.version.to_string(),
+            ),
+            ("name", self.name.clone(), other.name.clone()),
+            ("cluster", text(self.cluster), text(other.cluster)),
+            (
+                "disk GUID",
+                self.disk_guid.to_string(),
+                other.disk_guid.to_string(),
+            ),
+            (
+                "filesystem UUID",
+                self.filesystem_uuid.to_string(),
+                other.filesystem_uuid.to_string(),
+            ),
+        ];
+        pairs
+            .into_iter()
+            .find(|(_, a, b)| a != b)
+            .map(|(what, a, b)| format!("its record's {what} is {a:?} and should be {b:?}"))
+    }
+}
+
+fn text(cluster: Option<Uuid>) -> String {
+    cluster.map_or_else(|| "none".to_owned(), |uuid| uuid.to_string())
+}
+
+/// The filesystem's root, mounted where nobody sees it. Unmounted when dropped.
+pub(super) struct Stage {
+    object: String,
+    root: OwnedFd,
+    /// Held open: the mount's source is named by it.
+    _device: File,
+}
+
+impl Stage {
+    pub(super) fn mount(
+        target: &Target,
+        kind: FilesystemKind,
+        read_only: bool,
+    ) -> Result<Self, ApplyError> {
+        let object = target.node.display().to_string();
+        let device = target.open()?;
+        let root = sys::detached_mount(&device, kind.as_str(), read_only).map_err(|failure| {
+            ApplyError::Io {
+                object: object.clone(),
+                act: "mount for a look",
+                source: std::io::Error::new(failure.error.kind(), failure.to_string()),
+            }
+        })?;
+        Ok(Self {
+            object,
+            root,
+            _device: device,
+        })
+    }
+
+    fn open(&self, name: &str, flags: OFlag, mode: Mode) -> std::io::Result<File> {
+        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        Ok(File::from(openat(&self.root, name, flags, mode)?))
+    }
+
+    /// The record, if there is one.
+    fn read(&self) -> Result<Option<FilesystemRecord>, ApplyError> {
+        let object = format!("{RECORD_FILE} on {}", self.object);
+        let file = match self.open(RECORD_FILE, OFlag::O_RDONLY, Mode::empty()) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(ApplyError::io(object, "open")(error)),
+        };
+        let bad = |what: String| ApplyError::NotVerified {
+            object: object.clone(),
+            what,
+        };
+        let meta = file
+            .metadata()
+            .map_err(ApplyError::io(&object, "look at"))?;
+        if !meta.is_file() || meta.len() > RECORD_MAX {
+            return Err(bad("it is not a file of at most 64 KiB".to_owned()));
+        }
+        let mut text = String::new();
+        file.take(RECORD_MAX)
+            .read_to_string(&mut text)
+            .map_err(ApplyError::io(&object, "read"))?;
+        serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|error| bad(format!("it cannot be understood: {error}")))
+    }
+
+    /// Checks that the record in the root agrees with the record block.
+    pub(super) fn check(&self, record: &RecordBlock) -> Result<(), ApplyError> {
+        let bad = |what| ApplyError::NotVerified {
+            object: format!("filesystem on {}", self.object),
+            what,
+        };
+        let found = self
+            .read()?
+            .ok_or_else(|| bad(format!("it has no {RECORD_FILE}")))?;
+        match found.conflict(&FilesystemRecord::of(record)) {
+            None => Ok(()),
+            Some(conflict) => Err(bad(conflict)),
+        }
+    }
+
+    /// Writes the record, unless it stands there; makes sure that all of the filesystem is on the disk.
+    pub(super) fn write(&self, record: &RecordBlock) -> Result<(), ApplyError> {
+        let io = |act| ApplyError::io(format!("{RECORD_FILE} on {}", self.object), act);
+        self.nobody_elses()?;
+        let mut text = serde_json::to_vec_pretty(&FilesystemRecord::of(record))
+            .map_err(|e| io("encode")(e.into()))?;
+        text.push(b'\n');
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
+        let mut file = self
+            .open(RECORD_TEMP, flags, Mode::S_IRUSR)
+            .map_err(io("create"))?;
+        file.write_all(&text).map_err(io("write"))?;
+        file.sync_all().map_err(io("flush"))?;
+        renameat(&self.root, RECORD_TEMP, &self.root, RECORD_FILE)
+            .map_err(|e| io("rename")(e.into()))?;
+        let root = self
+            .open(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())
+            .map_err(io("open the directory of"))?;
+        root.sync_all().map_err(io("flush the directory of"))?;
+        nix::unistd::syncfs(&root).map_err(|e| io("flush the filesystem of")(e.into()))?;
+        self.check(record)
+    }
+
+    /// A filesystem that was just made holds `lost+found` and what we write, nothing else.
+    fn nobody_elses(&self) -> Result<(), ApplyError> {
+        let io = |act| ApplyError::io(format!("filesystem on {}", self.object), act);
+        let mut dir = Dir::openat(
+            &self.root,
+            ".",
+            OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(|e| io("open the root of")(e.into()))?;
+        for entry in dir.iter() {
+            let entry = entry.map_err(|e| io("list the root of")(e.into()))?;
+            let name = entry.file_name().to_string_lossy();
+            let known = [".", "..", "lost+found", RECORD_FILE, RECORD_TEMP];
+            if !known.contains(&name.as_ref()) {
+                return Err(ApplyError::Changed {
+                    object: self.object.clone(),
+                    what: format!("the new filesystem holds {name:?}, which we did not put there"),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A partition as the kernel shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ShownPartition {
+    pub(super) number: u32,
+    pub(super) name: String,
+    pub(super) dev: DevNum,
+    /// First byte.
+    pub(super) start: u64,
+    /// Length in bytes.
+    pub(super) length: u64,
+}
+
+/// The partitions of a disk that sysfs shows, by number.
+pub(super) fn shown_partitions(sysfs_disk: &Path) -> Result<Vec<ShownPartition>, ApplyError> {
+    let list = || ApplyError::io(sysfs_disk.display(), "list");
+    let mut shown = Vec::new();
+    for entry in sysfs_disk.read_dir().map_err(list())? {
+        let entry = entry.map_err(list())?;
+        if let Some(partition) = shown_partition(&entry.path())? {
+            shown.push(partition);
+        }
+    }
+    shown.sort_by_key(|partition| partition.number);
+    Ok(shown)
+}
+
+/// The partition of a sysfs directory; `None` when it is none, or gone again.
+fn shown_partition(dir: &Path) -> Result<Option<ShownPartition>, ApplyError> {
+    let read = |file: &str| -> Result<Option<String>, ApplyError> {
+        match std::fs::read_to_string(dir.join(file)) {
+            Ok(text) => Ok(Some(text.trim().to_owned())),
+            Err(error) => match error.raw_os_error() {
+                Some(nix::libc::ENOENT | nix::libc::ENOTDIR | nix::libc::ENODEV) => Ok(None),
+                _ => Err(ApplyError::io(dir.join(file).display(), "read")(error)),
+            },
+        }
+    };
+    let Some(number) = read("partition")? else {
+        return Ok(None);
+    };
+    let (Some(dev), Some(start), Some(size)) = (read("dev")?, read("start")?, read("size")?) else {
+        return Ok(None);
+    };
+    let sectors = |text: &str| text.parse::<u64>().ok()?.checked_mul(512);
+    let parsed = || {
+        Some(ShownPartition {
+            number: number.parse().ok()?,
+            name: dir.file_name()?.to_str()?.to_owned(),
+            dev: DevNum::parse(&dev)?,
+            start: sectors(&start)?,
+            length: sectors(&size)?,
+        })
+    };
+    match parsed() {
+        Some(partition) => Ok(Some(partition)),
+        None => Err(ApplyError::NotVerified {
+            object: dir.display().to_string(),
+            what: "number, device number, start or size makes no sense".to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ondisk::record::tests::record;
+
+    #[test]
+    fn uuids_are_read_where_each_filesystem_keeps_them() {
+        let uuid = Uuid::from_u128(0x1234_5678);
+        let mut ext4 = [0_u8; 4096];
+        ext4[1080..1082].copy_from_slice(&[0x53, 0xef]);
+        ext4[1128..1144].copy_from_slice(uuid.as_bytes());
+        assert_eq!(superblock_uuid(&ext4, FilesystemKind::Ext4), Some(uuid));
+        assert_eq!(superblock_uuid(&ext4, FilesystemKind::Xfs), None);
+        let mut xfs = [0_u8; 4096];
+        xfs[..4].copy_from_slice(b"XFSB");
+        xfs[32..48].copy_from_slice(uuid.as_bytes());
+        assert_eq!(superblock_uuid(&xfs, FilesystemKind::Xfs), Some(uuid));
+    }
+
+    #[test]
+    fn a_record_of_another_disk_or_cluster_does_not_pass() {
+        let ours = record(Layout::Gpt, 64 << 20, 512);
+        let good = FilesystemRecord::of(&ours);
+        assert_eq!(good.conflict(&FilesystemRecord::of(&ours)), None);
+        let text = serde_json::to_string(&good).unwrap();
+        let read: FilesystemRecord = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, good);
+        let stranger = RecordBlock {
+            cluster: None,
+            ..ours.clone()
+        };
+        let why = FilesystemRecord::of(&stranger).conflict(&good).unwrap();
+        assert!(why.contains("cluster") && why.contains("none"), "{why}");
+        let clone = RecordBlock {
+            disk_guid: Uuid::from_u128(9),
+            ..ours
+        };
+        assert!(FilesystemRecord::of(&clone).conflict(&good).is_some());
+    }
+
+    #[test]
+    fn labels_fit_their_filesystem() {
+        let mut record = record(Layout::Gpt, 64 << 20, 512);
+        record.name = crate::model::DiskName::new("nvme0n1p1-2222222222").unwrap();
+        assert_eq!(label(&record, 16), "dd-nvme0n1p1-222");
+        assert_eq!(label(&record, 12).len(), 12);
+    }
+
+    #[test]
+    fn the_time_limit_grows_with_the_disk() {
+        assert_eq!(mkfs_limit(10 << 30), Duration::from_secs(180));
+        assert_eq!(mkfs_limit(16 << 40), Duration::from_secs(120 + 16 * 60));
+    }
+}

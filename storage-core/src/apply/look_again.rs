@@ -1,0 +1,563 @@
+//! Law 4: the second look, under the lock, before each step; and the only place where a right to write to a
+//! disk can come from.
+//!
+//! A disk's content is read from the disk and not from the kernel's cache at the first look and before mkfs; in
+//! between only we have written, through the same cache.
+//!
+//! A [`Clearance`] borrows the lock it was given under and is consumed by nothing else than the step that asked
+//! for it: every step asks anew. It is built from a fresh observation of the whole host and a fresh
+//! classification, never from what the planner saw.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::error::ApplyError;
+use super::exec::{self, Tool};
+use super::lock::{Locked, open_node};
+use super::watch::Watch;
+use crate::host::HostRoot;
+use crate::model::{
+    Blankness, BlockDevice, Classification, DevNum, KernelName, Observation, Own, OwnClaim,
+    OwnStage, Policy, Verdict, VerdictKind,
+};
+use crate::observe::proof::{BlankProof, Finding, WINDOW, prove, prove_range};
+use crate::observe::read::ReadAt;
+use crate::observe::{Observer, observe_device_fresh};
+use crate::ondisk::gpt::Write;
+use crate::ondisk::record::RecordBlock;
+use crate::plan::{Basis, DiskPlan};
+use crate::progress::Event;
+use crate::sys;
+
+/// What we have done to the disk so far in this run, and so what it must look like now.
+#[derive(Debug, Clone)]
+pub(super) enum Phase {
+    /// Nothing: it must be as it was planned on.
+    Untouched,
+    /// Parts of its old content were wiped by approval.
+    Wiping,
+    /// Its old content was wiped by approval.
+    Wiped,
+    /// It carries this record, whatever its state.
+    Ours(Box<RecordBlock>),
+}
+
+/// The right by which a step may write.
+#[derive(Debug, Clone)]
+pub(super) enum Right {
+    /// Proven blank on the locked disk, and the second witness saw nothing either.
+    Blank(BlankProof),
+    /// The content that the operator approved to overwrite, unchanged.
+    Approved,
+    /// Wiped by us a moment ago: both windows were read and are zero.
+    Wiped {
+        /// The first 4 MiB.
+        head: BlankProof,
+        /// The last 4 MiB.
+        tail: BlankProof,
+    },
+    /// Ours; how far it got is in the claim.
+    Ours(Box<OwnClaim>),
+}
+
+/// Leave to act on one locked disk, given by a second look that agreed with the plan.
+#[derive(Debug)]
+pub(super) struct Clearance<'l> {
+    locked: &'l Locked,
+    right: Right,
+    seen: BlockDevice,
+}
+
+impl<'l> Clearance<'l> {
+    pub(super) fn right(&self) -> &Right {
+        &self.right
+    }
+
+    /// The disk as it was just seen.
+    pub(super) fn seen(&self) -> &BlockDevice {
+        &self.seen
+    }
+
+    /// Our claim on the disk, if it is ours.
+    pub(super) fn claim(&self) -> Result<&OwnClaim, ApplyError> {
+        match &self.right {
+            Right::Ours(claim) => Ok(claim),
+            Right::Blank(_) | Right::Approved | Right::Wiped { .. } => Err(ApplyError::BadPlan {
+                object: self.locked.node().display().to_string(),
+                what: "the step needs a disk of ours".to_owned(),
+            }),
+        }
+    }
+
+    /// Writes one sector and waits until the disk has it.
+    pub(super) fn write(&self, write: &Write, watch: &Watch) -> Result<(), ApplyError> {
+        use std::os::unix::fs::FileExt;
+        self.check_writable()?;
+        watch.writing(write.what)?;
+        let node = self.locked.node().display();
+        let object = || format!("{node} at byte {}", write.offset);
+        self.locked
+            .file()
+            .write_all_at(&write.bytes, write.offset)
+            .map_err(ApplyError::io(object(), "write"))?;
+        self.locked
+            .file()
+            .sync_all()
+            .map_err(ApplyError::io(object(), "flush"))
+    }
+
+    /// Writes what is not yet as it shall be; tells whether anything was written.
+    pub(super) fn write_missing(
+        &self,
+        writes: &[Write],
+        watch: &Watch,
+    ) -> Result<bool, ApplyError> {
+        let mut wrote = false;
+        for write in writes {
+            let mut now = vec![0; write.bytes.len()];
+            self.locked
+                .read_exact_at(&mut now, write.offset)
+                .map_err(ApplyError::io(
+                    format!("{} at byte {}", self.locked.node().display(), write.offset),
+                    "read",
+                ))?;
+            if now != write.bytes {
+                self.write(write, watch)?;
+                wrote = true;
+            }
+        }
+        Ok(wrote)
+    }
+
+    /// Zeroes a range; the caller flushes.
+    pub(super) fn zero(
+        &self,
+        offset: u64,
+        length: u64,
+        what: &'static str,
+        watch: &Watch,
+    ) -> Result<(), ApplyError> {
+        self.check_writable()?;
+        watch.writing(what)?;
+        sys::zero_out(self.locked.file(), offset, length).map_err(ApplyError::io(
+            format!("{} at byte {offset}", self.locked.node().display()),
+            "zero",
+        ))
+    }
+
+    /// Waits until the disk has everything and forgets what the kernel had cached of it.
+    pub(super) fn flush(&self) -> Result<(), ApplyError> {
+        let node = self.locked.node().display();
+        self.locked
+            .file()
+            .sync_all()
+            .and_then(|()| sys::flush_buffers(self.locked.file()))
+            .map_err(ApplyError::io(node, "flush"))
+    }
+
+    fn check_writable(&self) -> Result<(), ApplyError> {
+        if self.locked.writable() {
+            return Ok(());
+        }
+        Err(ApplyError::BadPlan {
+            object: self.locked.node().display().to_string(),
+            what: "a step wants to write to a disk that no step may write to".to_owned(),
+        })
+    }
+}
+
+/// What the look is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The step writes to the disk where nobody may have it open.
+    Write,
+    /// The step changes what the kernel does with the disk, or a part that is in nobody's use.
+    Use,
+}
+
+/// How the host is looked at: whole and fresh each time.
+pub(super) trait Eyes: Send + Sync {
+    /// Observes. `device` is the disk that will be acted upon.
+    fn observe(&self, host: &HostRoot, policy: &Policy, device: &KernelName) -> Observation;
+
+    /// Classifies.
+    fn classify(&self, observation: &Observation, policy: &Policy) -> Classification;
+}
+
+/// The real ones. Contents of other disks, which cannot hurt them, may come from the memory of this run; the disk
+/// that will be acted upon is read anew each time.
+pub(super) struct Fresh(Mutex<Observer>);
+
+impl Fresh {
+    pub(super) fn new(host: &HostRoot) -> Self {
+        Self(Mutex::new(Observer::new(host.clone())))
+    }
+}
+
+impl Eyes for Fresh {
+    fn observe(&self, host: &HostRoot, policy: &Policy, device: &KernelName) -> Observation {
+        let mut observation = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .observe(policy);
+        match observe_device_fresh(host, device, policy) {
+            Ok(seen) => {
+                observation.devices.insert(device.clone(), seen);
+            }
+            Err(error) => {
+                observation.devices.remove(device);
+                observation.host.errors.push(error);
+            }
+        }
+        observation
+    }
+
+    fn classify(&self, observation: &Observation, policy: &Policy) -> Classification {
+        crate::classify::classify(observation, policy)
+    }
+}
+
+/// Looks at the locked disk and the host again and compares with what the plan rests on.
+#[allow(clippy::too_many_arguments)] // each is another source of truth
+pub(super) fn look_again<'l>(
+    eyes: &dyn Eyes,
+    host: &HostRoot,
+    policy: &Policy,
+    plan: &DiskPlan,
+    locked: &'l Locked,
+    phase: &Phase,
+    purpose: Purpose,
+    watch: &Watch,
+) -> Result<Clearance<'l>, ApplyError> {
+    let object = || locked.node().display().to_string();
+    let changed = |what: String| ApplyError::Changed {
+        object: object(),
+        what,
+    };
+    let mut observation = eyes.observe(host, policy, &plan.device);
+    let mut classification = eyes.classify(&observation, policy);
+    let seen = device(&observation, &plan.device).ok_or_else(|| changed("it is gone".into()))?;
+    if let Some(difference) = locked.differs_from(seen) {
+        return Err(changed(difference));
+    }
+    if seen.dev != plan.dev || seen.size != Some(plan.size) {
+        return Err(changed(format!(
+            "device {} of {:?} bytes was planned on as {} of {} bytes",
+            seen.dev, seen.size, plan.dev, plan.size
+        )));
+    }
+    if let Some(reason) = classification.node.first() {
+        return Err(changed(format!(
+            "the node is not eligible: {}",
+            reason.text
+        )));
+    }
+    if purpose == Purpose::Write {
+        exclusive(host, &observation, seen, locked)?;
+    }
+    let verdict = verdict(&classification, &plan.device)
+        .ok_or_else(|| changed("it has no verdict".into()))?;
+    if verdict.disk_id.as_ref() != Some(&plan.disk_id) {
+        return Err(changed(format!(
+            "its identity is {:?} and was {}",
+            verdict.disk_id.as_ref().map(ToString::to_string),
+            plan.disk_id
+        )));
+    }
+    let right = match phase {
+        Phase::Untouched => {
+            // A finished disk may be mounted, and then its superblock changes by itself; its record does not.
+            let may_change = matches!(plan.basis, Basis::Ready);
+            if !may_change && verdict.hash.as_deref() != Some(plan.hash.as_str()) {
+                return Err(changed(format!(
+                    "the hash of its content is {} and was {}",
+                    verdict.hash.as_deref().unwrap_or("unknown"),
+                    plan.hash
+                )));
+            }
+            match &plan.basis {
+                Basis::Blank => {
+                    if !verdict.needs_proof && verdict.kind != VerdictKind::Blank {
+                        return Err(changed(differs(verdict, "Blank")));
+                    }
+                    let proof = prove_now(locked, policy, watch)?;
+                    let blank = Blankness::Proven(proof.clone());
+                    if let Some(seen) = observation.devices.get_mut(&plan.device) {
+                        seen.content.blank = blank;
+                    }
+                    classification = eyes.classify(&observation, policy);
+                    match self::verdict(&classification, &plan.device) {
+                        Some(v) if v.kind == VerdictKind::Blank => {}
+                        Some(v) => return Err(changed(differs(v, "Blank"))),
+                        None => return Err(changed("it has no verdict".into())),
+                    }
+                    second_witness(locked, watch)?;
+                    Right::Blank(proof)
+                }
+                Basis::Approved { hash } => {
+                    if !verdict.approved || *hash != plan.hash {
+                        return Err(changed(differs(verdict, "approved")));
+                    }
+                    Right::Approved
+                }
+                Basis::Unfinished => {
+                    Right::Ours(ours(verdict, seen, None, false).map_err(changed)?)
+                }
+                Basis::Ready => Right::Ours(ours(verdict, seen, None, true).map_err(changed)?),
+            }
+        }
+        Phase::Wiping => {
+            nobody_has_it(verdict).map_err(changed)?;
+            Right::Approved
+        }
+        Phase::Wiped => wiped(verdict, seen, locked).map_err(changed)?,
+        Phase::Ours(record) => {
+            let ready = matches!(plan.basis, Basis::Ready);
+            Right::Ours(ours(verdict, seen, Some(record), ready).map_err(changed)?)
+        }
+    };
+    let seen = device(&observation, &plan.device)
+        .ok_or_else(|| changed("it is gone".into()))?
+        .clone();
+    Ok(Clearance {
+        locked,
+        right,
+        seen,
+    })
+}
+
+fn device<'a>(observation: &'a Observation, name: &KernelName) -> Option<&'a BlockDevice> {
+    observation.devices.get(name)
+}
+
+fn verdict<'a>(classification: &'a Classification, name: &KernelName) -> Option<&'a Verdict> {
+    classification.verdicts.get(name)
+}
+
+/// Asks the kernel whether anybody has the disk or a partition of it: `O_EXCL` on a block device is the one
+/// test that sees through mount namespaces. What was opened is closed again at once, mkfs wants it too.
+fn exclusive(
+    host: &HostRoot,
+    observation: &Observation,
+    disk: &BlockDevice,
+    locked: &Locked,
+) -> Result<(), ApplyError> {
+    drop(open_node(locked.node(), locked.dev(), false, true)?);
+    for name in &disk.partitions {
+        let Some(partition) = observation.devices.get(name) else {
+            return Err(ApplyError::Changed {
+                object: locked.node().display().to_string(),
+                what: format!("its partition {name} could not be observed"),
+            });
+        };
+        let node: PathBuf = host.dev.join(name.dev_path());
+        drop(open_node(&node, partition.dev, false, true)?);
+    }
+    Ok(())
+}
+
+fn prove_now(locked: &Locked, policy: &Policy, watch: &Watch) -> Result<BlankProof, ApplyError> {
+    let mut told = 0;
+    let mut heard = Ok(());
+    let finding = prove(
+        locked,
+        &locked.node().display().to_string(),
+        policy.proof,
+        policy.samples,
+        &mut |done, total| {
+            // Once per 64 MiB is enough for a person.
+            if heard.is_ok() && done >> 26 != told {
+                told = done >> 26;
+                heard = watch.tell(Event::Proof {
+                    device: locked.device().clone(),
+                    done,
+                    total,
+                });
+            }
+        },
+    );
+    heard?;
+    match finding {
+        Finding::Blank(proof) => Ok(proof),
+        Finding::Data { offset } => Err(ApplyError::Changed {
+            object: locked.node().display().to_string(),
+            what: format!("byte {offset} is not zero"),
+        }),
+        Finding::Failed(error) => Err(ApplyError::Changed {
+            object: locked.node().display().to_string(),
+            what: format!("it cannot be read: {error}"),
+        }),
+    }
+}
+
+#[derive(Deserialize)]
+struct Wipefs {
+    #[serde(default)]
+    signatures: Vec<WipefsSignature>,
+}
+
+#[derive(Deserialize)]
+struct WipefsSignature {
+    #[serde(default)]
+    offset: String,
+    #[serde(default, rename = "type")]
+    kind: String,
+}
+
+/// Law 3's second witness. It may veto and never acquit, so its silence adds nothing to the proof.
+fn second_witness(locked: &Locked, watch: &Watch) -> Result<(), ApplyError> {
+    let node = locked.node().display().to_string();
+    watch.writing("nothing: wipefs is asked")?;
+    let printed = exec::run(
+        Tool::Wipefs,
+        &["--no-act", "--json", &node],
+        Duration::from_secs(60),
+        &mut |_, _| true,
+    )?;
+    let text = printed.stdout.trim();
+    if text.is_empty() {
+        return Ok(());
+    }
+    let refused = |why: String| ApplyError::Refused {
+        object: node.clone(),
+        act: "ask wipefs",
+        why,
+        remedy: "look at the disk with wipefs --no-act and blkid --probe".to_owned(),
+    };
+    let said: Wipefs = serde_json::from_str(text)
+        .map_err(|e| refused(format!("its answer cannot be understood: {e}")))?;
+    if said.signatures.is_empty() && !printed.truncated {
+        return Ok(());
+    }
+    let mut list = String::new();
+    for signature in said.signatures.iter().take(8) {
+        let clean = |t: &str| RecordBlock::cut(t, 40);
+        write!(
+            list,
+            " {} at {}",
+            clean(&signature.kind),
+            clean(&signature.offset)
+        )
+        .map_err(|e| refused(e.to_string()))?;
+    }
+    Err(refused(format!(
+        "the disk was proven blank, but wipefs sees{list}"
+    )))
+}
+
+/// Checks that the disk is ours and, when `record` is given, that it is the very preparation we are at.
+fn ours(
+    verdict: &Verdict,
+    seen: &BlockDevice,
+    record: Option<&RecordBlock>,
+    ready: bool,
+) -> Result<Box<OwnClaim>, String> {
+    if verdict.kind != VerdictKind::Ours {
+        return Err(differs(verdict, "Ours"));
+    }
+    let claim = match &seen.content.own {
+        Own::Claim(claim) => claim,
+        Own::None => return Err("it carries no record of ours any more".to_owned()),
+        Own::Broken(faults) => return Err(format!("its record is broken: {}", faults.join(", "))),
+    };
+    if let Some(record) = record {
+        let same = RecordBlock {
+            state: record.state,
+            ..claim.record.clone()
+        };
+        if same != *record {
+            return Err("it carries another record than a moment ago".to_owned());
+        }
+    } else if ready != (claim.stage == OwnStage::Ready) {
+        return Err(format!("its preparation stands at {:?}", claim.stage));
+    }
+    Ok(claim.clone())
+}
+
+/// Whether the rules that an approval cannot lift still pass: the old content no longer tells.
+fn nobody_has_it(verdict: &Verdict) -> Result<(), String> {
+    let strong = |kind| {
+        matches!(
+            kind,
+            VerdictKind::System
+                | VerdictKind::InUse
+                | VerdictKind::Quarantined
+                | VerdictKind::Unreadable
+                | VerdictKind::Excluded
+        )
+    };
+    if let Some(reason) = verdict.reasons.iter().find(|r| strong(r.kind)) {
+        return Err(reason.text.clone());
+    }
+    Ok(())
+}
+
+/// After the wipe: nothing recognisable is left and both windows are zero.
+fn wiped(verdict: &Verdict, seen: &BlockDevice, locked: &Locked) -> Result<Right, String> {
+    nobody_has_it(verdict)?;
+    if let Some(table) = &seen.content.table {
+        return Err(format!("after the wipe it shows a {} table", table.label));
+    }
+    if let Some(signature) = seen.content.signatures.first() {
+        return Err(format!(
+            "after the wipe it shows a signature of {} at byte {}",
+            signature.kind, signature.offset
+        ));
+    }
+    if seen.content.own != Own::None {
+        return Err("after the wipe it shows marks of ours".to_owned());
+    }
+    let window = |start, length| {
+        let what = locked.node().display().to_string();
+        match prove_range(
+            locked,
+            &what,
+            start,
+            length,
+            crate::model::ProofDepth::Full,
+            0,
+            &mut |_, _| {},
+        ) {
+            Finding::Blank(proof) => Ok(proof),
+            Finding::Data { offset } => Err(format!("after the wipe byte {offset} is not zero")),
+            Finding::Failed(error) => Err(error.to_string()),
+        }
+    };
+    let length = WINDOW.min(locked.size());
+    Ok(Right::Wiped {
+        head: window(0, length)?,
+        tail: window(locked.size() - length, length)?,
+    })
+}
+
+fn differs(verdict: &Verdict, wanted: &str) -> String {
+    let mut text = format!("its verdict is {} and was {wanted}", verdict.kind);
+    for reason in verdict.reasons.iter().take(3) {
+        text.push_str(", ");
+        text.push_str(&reason.text);
+    }
+    text
+}
+
+/// Waits until nobody has the device exclusively any more, as after an unmount that other namespaces delay.
+pub(super) fn wait_until_free(
+    node: &std::path::Path,
+    dev: DevNum,
+    limit: Duration,
+) -> Result<(), ApplyError> {
+    let began = std::time::Instant::now();
+    loop {
+        match open_node(node, dev, false, true) {
+            Ok(_) => return Ok(()),
+            Err(ApplyError::Busy { .. }) if began.elapsed() < limit => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}

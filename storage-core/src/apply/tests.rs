@@ -1,0 +1,284 @@
+//! What a second look that differs does, on a real loop device with looks that lie. The whole way of a disk is
+//! in `tests/apply.rs`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::look_again::{Eyes, Fresh};
+use super::*;
+use crate::model::{
+    Classification, DiskId, FilesystemKind, Layout, Observation, Own, Verdict, VerdictKind,
+};
+use crate::plan::{Basis, DiskPlan, Step};
+use crate::progress::Event;
+
+/// Whether the test can run; loud when not, and a failure in CI.
+fn possible() -> bool {
+    if nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "not root in CI");
+    eprintln!("SKIPPED: needs root");
+    false
+}
+
+/// What goes wrong with a look.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Lie {
+    InUse,
+    OtherSerial,
+    OtherContent,
+    OtherSize,
+    OtherSequence,
+    Gone,
+    NodeUnfit,
+}
+
+/// Looks for real and judges by what is on the disk alone, until the look that lies.
+struct Liar {
+    real: Fresh,
+    looks: AtomicUsize,
+    at: usize,
+    lie: Lie,
+}
+
+impl Eyes for Liar {
+    fn observe(&self, host: &HostRoot, policy: &Policy, device: &KernelName) -> Observation {
+        let mut observation = self.real.observe(host, policy, device);
+        if self.looks.fetch_add(1, Ordering::SeqCst) + 1 == self.at {
+            let seen = observation.devices.get_mut(device).unwrap();
+            match self.lie {
+                Lie::OtherSize => seen.size = seen.size.map(|s| s + 512),
+                Lie::OtherSequence => seen.diskseq = seen.diskseq.map(|s| s + 1),
+                Lie::Gone => drop(observation.devices.remove(device)),
+                _ => {}
+            }
+        }
+        observation
+    }
+
+    fn classify(&self, observation: &Observation, _: &Policy) -> Classification {
+        let lies = |lie| self.looks.load(Ordering::SeqCst) == self.at && self.lie == lie;
+        let mut classification = Classification::default();
+        for (name, device) in &observation.devices {
+            let kind = match &device.content.own {
+                _ if lies(Lie::InUse) => VerdictKind::InUse,
+                Own::Claim(_) => VerdictKind::Ours,
+                Own::Broken(_) => VerdictKind::Foreign,
+                Own::None => VerdictKind::Blank,
+            };
+            let text =
+                |lie, other: &str, usual: &str| if lies(lie) { other } else { usual }.to_owned();
+            let verdict = Verdict {
+                device: name.clone(),
+                kind,
+                reasons: vec![],
+                checks: vec![],
+                disk_id: Some(
+                    DiskId::new(&text(Lie::OtherSerial, "serial-2", "serial-1")).unwrap(),
+                ),
+                hash: Some(text(Lie::OtherContent, "other", "usual")),
+                approvable: false,
+                approved: false,
+                needs_proof: false,
+                selected_by: None,
+            };
+            classification.verdicts.insert(name.clone(), verdict);
+        }
+        if lies(Lie::NodeUnfit) {
+            classification.node.push(crate::model::Reason {
+                rule: "root",
+                kind: VerdictKind::System,
+                text: "the root's chain is not resolved".to_owned(),
+                remedy: None,
+            });
+        }
+        classification
+    }
+}
+
+/// A loop device on a sparse image.
+struct Disk {
+    _dir: tempfile::TempDir,
+    node: String,
+    host: HostRoot,
+    policy: Policy,
+    image: PathBuf,
+}
+
+impl Disk {
+    fn new() -> Self {
+        // No ancestor of a mount root may be writable by others, as /tmp is.
+        let dir = tempfile::Builder::new()
+            .prefix("disk-discovery-look-")
+            .tempdir_in("/var/lib")
+            .unwrap();
+        let image = dir.path().join("image");
+        std::fs::File::create(&image)
+            .unwrap()
+            .set_len(64 << 20)
+            .unwrap();
+        let out = Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(&image)
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{out:?}");
+        let node = String::from_utf8(out.stdout).unwrap().trim().to_owned();
+        let mut host = HostRoot::live();
+        host.run = dir.path().join("run");
+        let mut policy = Policy::new("n");
+        policy.mount_root = dir.path().join("mnt");
+        Self {
+            _dir: dir,
+            node,
+            host,
+            policy,
+            image,
+        }
+    }
+
+    fn plan(&self) -> Plan {
+        let device = KernelName::new(self.node.trim_start_matches("/dev/")).unwrap();
+        let seen = Fresh::new(&self.host).observe(&self.host, &self.policy, &device);
+        let layout = Layout::Disk;
+        let disk = DiskPlan {
+            dev: seen.devices[&device].dev,
+            device,
+            disk_id: DiskId::new("serial-1").unwrap(),
+            hash: "usual".to_owned(),
+            size: 64 << 20,
+            name: DiskName::new("sdx").unwrap(),
+            basis: Basis::Blank,
+            steps: vec![
+                Step::WriteRecord { layout },
+                Step::MakeFilesystem {
+                    filesystem: FilesystemKind::Ext4,
+                },
+                Step::Commit,
+                Step::Mount {
+                    point: self.policy.mount_root.join("sdx"),
+                },
+            ],
+        };
+        Plan {
+            disks: vec![disk],
+            refused: vec![],
+        }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        std::fs::read(&self.image).unwrap()
+    }
+
+    fn is_mounted(&self) -> bool {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let root = self.policy.mount_root.to_string_lossy().into_owned();
+        mounts.contains(&root)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let point = self.policy.mount_root.join("sdx");
+        if self.is_mounted() {
+            Command::new("umount").arg(&point).status().unwrap();
+        }
+        if Path::new(&point).exists() {
+            Command::new("chattr")
+                .arg("-i")
+                .arg(&point)
+                .status()
+                .unwrap();
+        }
+        Command::new("losetup")
+            .args(["-d", &self.node])
+            .status()
+            .unwrap();
+    }
+}
+
+/// Collects the announced writes.
+#[derive(Default)]
+struct Writes(Mutex<Vec<&'static str>>);
+
+impl Progress for Writes {
+    fn event(&self, event: &Event) {
+        if let Event::Writing { what, .. } = event {
+            self.0.lock().unwrap().push(what);
+        }
+    }
+}
+
+fn go(disk: &Disk, at: usize, lie: Lie) -> (Vec<Outcome>, Vec<&'static str>) {
+    let liar = Liar {
+        real: Fresh::new(&disk.host),
+        looks: AtomicUsize::new(0),
+        at,
+        lie,
+    };
+    let writes = Writes::default();
+    let outcomes = run(
+        &disk.plan(),
+        &disk.host,
+        &disk.policy,
+        &writes,
+        Box::new(liar),
+    )
+    .unwrap();
+    (outcomes, writes.0.into_inner().unwrap())
+}
+
+#[test]
+fn whatever_differs_at_the_first_look_nothing_is_written() {
+    if !possible() {
+        return;
+    }
+    let disk = Disk::new();
+    for lie in [
+        Lie::InUse,
+        Lie::OtherSerial,
+        Lie::OtherContent,
+        Lie::OtherSize,
+        Lie::OtherSequence,
+        Lie::Gone,
+        Lie::NodeUnfit,
+    ] {
+        let (outcomes, writes) = go(&disk, 1, lie);
+        assert!(
+            matches!(&outcomes[0].effect, Effect::Refused { reason } if reason.contains("look again")),
+            "{lie:?}: {outcomes:?}"
+        );
+        assert_eq!(outcomes.len(), 1);
+        assert!(writes.is_empty(), "{lie:?}: {writes:?}");
+    }
+    assert!(disk.bytes().iter().all(|b| *b == 0));
+}
+
+#[test]
+fn whatever_differs_later_nothing_more_is_written_and_nothing_is_mounted() {
+    if !possible() {
+        return;
+    }
+    for lie in [Lie::InUse, Lie::OtherSerial, Lie::Gone] {
+        let mut written = 0;
+        for at in 2.. {
+            let disk = Disk::new();
+            let (outcomes, writes) = go(&disk, at, lie);
+            let last = outcomes.last().unwrap();
+            if last.step == "mount" && last.effect == Effect::Changed {
+                assert!(at > 4, "only {at} looks were taken");
+                break;
+            }
+            assert!(
+                matches!(last.effect, Effect::Refused { .. }),
+                "{lie:?} {at}: {outcomes:?}"
+            );
+            assert!(writes.len() >= written, "{writes:?}");
+            assert!(!disk.is_mounted());
+            written = writes.len();
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Observation + policy → [`Classification`]. Pure: no I/O, no clock.
+//!
+//! [`rules::RULES`] is the one table of rules. Each is asked of each device and gives a [`Check`]; each refusal
+//! gives a [`Reason`], strongest first, and the strongest gives the verdict. A device without any is blank.
+
+mod content;
+mod context;
+mod graph;
+mod host;
+mod identity;
+mod own;
+pub mod rules;
+mod selector;
+mod system;
+mod wanted;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use context::Context;
+use rules::{Cost, Finding, Outcome, RULES, Remedy, Rule, Subject};
+
+pub use identity::{content_hash, disk_id};
+pub use selector::glob;
+
+use crate::model::{
+    BlockDevice, Check, CheckResult, Classification, Observation, Own, OwnClaim, Policy, Reason,
+    Verdict, VerdictKind,
+};
+
+/// Says what every device is, and why.
+#[must_use]
+pub fn classify(observation: &Observation, policy: &Policy) -> Classification {
+    let mut context = Context::new(observation, policy);
+    let mut result = Classification {
+        node: node_reasons(&context),
+        notes: stale_mounts(&context),
+        ..Classification::default()
+    };
+    // Partitions look at the verdict on their disk.
+    for whole in [true, false] {
+        for device in observation.devices.values() {
+            if device.is_whole_disk() != whole {
+                continue;
+            }
+            let verdict = judge(&context, device);
+            if whole {
+                context.settled.insert(&device.name, verdict.kind);
+            }
+            result.verdicts.insert(device.name.clone(), verdict);
+        }
+    }
+    result
+}
+
+fn node_reasons(cx: &Context<'_>) -> Vec<Reason> {
+    let mut reasons: Vec<_> = cx
+        .system
+        .faults
+        .iter()
+        .map(|fault| Reason {
+            rule: "node",
+            kind: VerdictKind::System,
+            text: host::node_text(std::slice::from_ref(fault)),
+            remedy: None,
+        })
+        .collect();
+    for fault in &cx.graph.observation.host.mount_root.faults {
+        reasons.push(Reason {
+            rule: "mount-root",
+            kind: VerdictKind::Excluded,
+            text: format!("nothing can be mounted below {}: {fault}", cx.mount_root),
+            remedy: Some(
+                "put the directory right, or name another: --mount-root (mountRoot)".to_owned(),
+            ),
+        });
+    }
+    reasons
+}
+
+/// Mounts below the mount root whose device is gone.
+fn stale_mounts(cx: &Context<'_>) -> Vec<Reason> {
+    cx.graph
+        .observation
+        .host
+        .mounts
+        .iter()
+        .filter(|m| graph::is_below(&m.point, &cx.mount_root))
+        .filter(|m| !m.dev.is_anonymous() && cx.graph.by_number(m.dev).is_none())
+        .map(|m| Reason {
+            rule: "stale-mount",
+            kind: VerdictKind::InUse,
+            text: format!(
+                "{} is a stale mount of {}: its device {} is gone (/proc/1/mountinfo)",
+                m.point, m.source, m.dev
+            ),
+            remedy: Some(format!("umount {}", m.point)),
+        })
+        .collect()
+}
+
+fn claim_of(device: &BlockDevice) -> Option<&OwnClaim> {
+    match &device.content.own {
+        Own::Claim(claim) => Some(claim),
+        Own::None | Own::Broken(_) => None,
+    }
+}
+
+fn subject<'a>(cx: &Context<'a>, device: &'a BlockDevice) -> Subject<'a> {
+    let disk = cx
+        .graph
+        .disk_of(device)
+        .filter(|disk| disk.name != device.name);
+    let claim = match (&device.partition, disk) {
+        (None, _) => claim_of(device),
+        (Some(_), Some(disk)) => claim_of(disk).filter(|claim| {
+            cx.carrier(disk, claim)
+                .is_some_and(|carrier| carrier.name == device.name)
+        }),
+        (Some(_), None) => None,
+    };
+    let marked = |d: &BlockDevice| d.content.own != Own::None;
+    let adopted = if marked(device) || disk.is_some_and(marked) {
+        Vec::new()
+    } else {
+        cx.adopted(device)
+    };
+    Subject {
+        device,
+        disk,
+        claim,
+        adopted,
+        refused: false,
+    }
+}
+
+fn judge<'a>(cx: &Context<'a>, device: &'a BlockDevice) -> Verdict {
+    let mut subject = subject(cx, device);
+    let mut sheet = Sheet::default();
+    for rule in RULES {
+        sheet.note(rule, (rule.check)(cx, &subject));
+        subject.refused = sheet.refused;
+    }
+    sheet.verdict(cx, device)
+}
+
+/// What the rules said of one device so far.
+#[derive(Default)]
+struct Sheet {
+    reasons: Vec<(Reason, Remedy)>,
+    checks: Vec<Check>,
+    refused: bool,
+    needs_proof: bool,
+    /// Every refusal so far is one that an approval may lift.
+    lasting: bool,
+}
+
+impl Sheet {
+    fn note(&mut self, rule: &Rule, outcome: Outcome) {
+        let (result, seen) = match outcome {
+            Outcome::Passed(seen) => (CheckResult::Passed, seen),
+            Outcome::NotAsked(why) => (CheckResult::NotRun, why),
+            Outcome::Noted(seen, finding) => {
+                if let Some(finding) = finding {
+                    self.lasting |= finding.kind == Some(VerdictKind::Adopted);
+                    self.reason(rule, finding);
+                }
+                (CheckResult::Noted, seen)
+            }
+            Outcome::NeedsProof(why) => {
+                self.refused = true;
+                self.lasting = true;
+                self.needs_proof = true;
+                self.reason(rule, Finding::new(why.clone()));
+                debug_assert!(rule.cost == Cost::Proof, "{} asks for no reads", rule.id);
+                (CheckResult::NotRun, why)
+            }
+            Outcome::Refused(findings) => {
+                self.refused = true;
+                let texts: Vec<_> = findings.iter().map(|f| f.text.clone()).collect();
+                for finding in findings {
+                    self.lasting |= finding.remedy != Remedy::Approval;
+                    self.reason(rule, finding);
+                }
+                (CheckResult::Refused, host::list(&texts))
+            }
+        };
+        self.checks.push(Check {
+            rule: rule.id,
+            question: rule.question,
+            result,
+            seen,
+        });
+    }
+
+    fn reason(&mut self, rule: &Rule, finding: Finding) {
+        self.reasons.push((
+            Reason {
+                rule: rule.id,
+                kind: finding.kind.unwrap_or(rule.kind),
+                text: finding.text,
+                remedy: None,
+            },
+            finding.remedy,
+        ));
+    }
+
+    fn verdict(mut self, cx: &Context<'_>, device: &BlockDevice) -> Verdict {
+        let whole = device.is_whole_disk();
+        let disk_id = cx.ids.get(&device.name).cloned();
+        let hash = whole.then(|| content_hash(device));
+        let approvable = whole && self.refused && !self.lasting;
+        let approval = match (&disk_id, &hash) {
+            (Some(id), Some(hash)) if approvable => {
+                Some(format!("--approve {id}@{hash} (approvals)"))
+            }
+            _ => None,
+        };
+        let mut reasons: Vec<Reason> = std::mem::take(&mut self.reasons)
+            .into_iter()
+            .map(|(mut reason, remedy)| {
+                reason.remedy = match remedy {
+                    Remedy::None => None,
+                    Remedy::Text(text) => Some(text),
+                    Remedy::Approval => approval.clone(),
+                };
+                reason
+            })
+            .collect();
+        reasons.sort_by_key(|reason| std::cmp::Reverse(reason.kind));
+        let kind = reasons.first().map_or(VerdictKind::Blank, |r| r.kind);
+        let given: Vec<&str> = cx
+            .policy
+            .approvals
+            .iter()
+            .filter(|a| whole && Some(&a.disk) == disk_id.as_ref())
+            .map(|a| a.hash.as_str())
+            .collect();
+        let present = hash.as_deref().unwrap_or_default();
+        let matching = given.iter().any(|g| g.eq_ignore_ascii_case(present));
+        let approved = approvable && matching;
+        let (result, seen) = if given.is_empty() {
+            (CheckResult::NotRun, "no approval names it".to_owned())
+        } else if approved {
+            (
+                CheckResult::Noted,
+                format!("approved with the present hash {present}"),
+            )
+        } else if approvable {
+            let text = format!(
+                "the content changed since the approval: it was given for {}, what is there now is {present}",
+                given.join(", ")
+            );
+            reasons.push(Reason {
+                rule: APPROVAL,
+                kind,
+                text: text.clone(),
+                remedy: approval,
+            });
+            (CheckResult::Refused, text)
+        } else {
+            (
+                CheckResult::NotRun,
+                format!(
+                    "an approval names it, but there is nothing that one could lift: it is {kind}"
+                ),
+            )
+        };
+        self.checks.push(Check {
+            rule: APPROVAL,
+            question: "Did the operator approve to overwrite what is on it?",
+            result,
+            seen,
+        });
+        reasons.sort_by_key(|reason| std::cmp::Reverse(reason.kind));
+        Verdict {
+            device: device.name.clone(),
+            kind,
+            reasons,
+            checks: self.checks,
+            disk_id,
+            hash,
+            approvable,
+            approved,
+            needs_proof: self.needs_proof,
+            selected_by: whole
+                .then(|| cx.selected_by(device).map(|(_, rule)| rule.clone()))
+                .flatten(),
+        }
+    }
+}
+
+/// Id of the last check: it lifts reasons instead of giving them, so it stands outside the table.
+const APPROVAL: &str = "approval";

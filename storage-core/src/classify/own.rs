@@ -1,0 +1,354 @@
+//! Rules about disks that bear our marks, and about mounts of others that are registered as they are.
+
+use super::content::not_ours;
+use super::context::Context;
+use super::host::list;
+use super::rules::{Finding, Outcome, Subject};
+use super::wanted::bytes;
+use crate::model::{BlockDevice, Own, OwnClaim, OwnStage, VerdictKind};
+use crate::ondisk::record::RecordBlock;
+
+const NOT_OURS: &str = "it bears no marks of ours";
+
+/// The disk and its claim; nothing for partitions, which are judged with their disk.
+fn disk_claim<'a>(subject: &Subject<'a>) -> Option<(&'a BlockDevice, &'a OwnClaim)> {
+    (!subject.is_partition())
+        .then_some(subject.claim)
+        .flatten()
+        .map(|claim| (subject.device, claim))
+}
+
+pub(super) fn marks(_: &Context<'_>, subject: &Subject<'_>) -> Outcome {
+    match &subject.device.content.own {
+        Own::None => Outcome::passed(NOT_OURS),
+        Own::Claim(_) => Outcome::passed("our marks verify"),
+        Own::Broken(faults) => Outcome::refuse(
+            Finding::new(format!(
+                "it bears marks like ours that do not verify: {}",
+                list(faults)
+            ))
+            .approvable(),
+        ),
+    }
+}
+
+pub(super) fn claim(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
+    let Some((disk, claim)) = disk_claim(subject) else {
+        return Outcome::not_asked(NOT_OURS);
+    };
+    let point = cx.point_of(claim);
+    let mounted = cx
+        .carrier(disk, claim)
+        .is_some_and(|c| cx.graph.mounts_on(&c.name).iter().any(|m| m.point == point));
+    let stage = match (claim.stage, mounted) {
+        (OwnStage::TableUnfinished, _) => {
+            "begun: the record stands, the partition table is to be finished".to_owned()
+        }
+        (OwnStage::Formatting, _) => "begun: the filesystem is to be made".to_owned(),
+        (OwnStage::Committing, _) => "all but finished: the commit is missing".to_owned(),
+        (OwnStage::Ready, true) => format!("ready, mounted at {point}"),
+        (OwnStage::Ready, false) => format!("ready, to be mounted at {point}"),
+    };
+    let mut text = format!("ours, named {}: {stage}", claim.name());
+    if !claim.damage.is_empty() {
+        text.push_str(&format!("; {}", list(&claim.damage)));
+    }
+    let seen = format!(
+        "record of disk GUID {}, prepared by node {} with version {}: {stage}",
+        claim.record.disk_guid, claim.record.node, claim.record.version
+    );
+    Outcome::Noted(seen, Some(Finding::new(text).kind(VerdictKind::Ours)))
+}
+
+pub(super) fn cluster(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
+    let Some((_, claim)) = disk_claim(subject) else {
+        return Outcome::not_asked(NOT_OURS);
+    };
+    match (claim.record.cluster, cx.policy.cluster) {
+        (Some(theirs), Some(ours)) if theirs != ours => Outcome::refuse(
+            Finding::new(format!(
+                "it was prepared for another cluster: its record says {theirs}, this one is {ours}"
+            ))
+            .approvable(),
+        ),
+        (Some(_), Some(ours)) => Outcome::passed(format!("cluster {ours}")),
+        (None, _) => Outcome::passed("it was prepared without a cluster"),
+        (Some(theirs), None) => Outcome::passed(format!(
+            "prepared for cluster {theirs}; no cluster is known here"
+        )),
+    }
+}
+
+pub(super) fn identity(_: &Context<'_>, subject: &Subject<'_>) -> Outcome {
+    let Some((disk, claim)) = disk_claim(subject) else {
+        return Outcome::not_asked(NOT_OURS);
+    };
+    let compare = |what: &str, then: &str, now: &Option<String>| {
+        let now = RecordBlock::cut(now.as_deref()?, 64);
+        (!then.is_empty() && !now.is_empty()).then(|| {
+            (
+                then.eq_ignore_ascii_case(&now),
+                format!("{what} {then} then, {now} now"),
+            )
+        })
+    };
+    let record = &claim.record;
+    let known: Vec<(bool, String)> = [
+        compare("serial number", &record.serial, &disk.ids.serial),
+        compare("WWN", &record.wwn, &disk.ids.wwn),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let texts: Vec<_> = known.iter().map(|(_, text)| text.as_str()).collect();
+    if known.is_empty() {
+        return Outcome::passed("neither serial number nor WWN is known on both sides");
+    }
+    if known.iter().any(|(same, _)| *same) {
+        let changed = known.iter().any(|(same, _)| !same);
+        let note = if changed {
+            "one of them changed, the other vouches for it: "
+        } else {
+            ""
+        };
+        return Outcome::passed(format!("{note}{}", texts.join("; ")));
+    }
+    Outcome::refuse(
+        Finding::new(format!(
+            "it is another disk than the one prepared: {}",
+            texts.join("; ")
+        ))
+        .approvable(),
+    )
+}
+
+pub(super) fn node(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
+    let Some((_, claim)) = disk_claim(subject) else {
+        return Outcome::not_asked(NOT_OURS);
+    };
+    let here = RecordBlock::cut(&cx.policy.node, 64);
+    let there = &claim.record.node;
+    if *there == here {
+        return Outcome::passed(format!("node {here}"));
+    }
+    if claim.stage == OwnStage::Ready {
+        return Outcome::passed(format!("finished on node {there}; it was moved here"));
+    }
+    Outcome::refuse(
+        Finding::new(format!(
+            "its preparation was begun on node {there} and not finished; this is {here}"
+        ))
+        .approvable(),
+    )
+}
+
+pub(super) fn size(_: &Context<'_>, subject: &Subject<'_>) -> Outcome {
+    let Some((disk, claim)) = disk_claim(subject) else {
+        return Outcome::not_asked(NOT_OURS);
+    };
+    let then = claim.record.size;
+    match disk.size {
+        Some(now) if now == then => Outcome::passed(bytes(now)),
+        Some(now) if now > then && claim.stage == OwnStage::Ready => {
+            Outcome::passed(format!("it grew from {} to {}", bytes(then), bytes(now)))
+        }
+        Some(now) => Outcome::refuse(
+            Finding::new(format!(
+                "it was prepared with {} and has {}",
+                bytes(then),
+                bytes(now)
+            ))
+            .approvable(),
+        ),
+        None => Outcome::refuse(Finding::new("its size is not known").kind(VerdictKind::Unknown)),
+    }
+}
+
+/// Two disks of one name would be mounted over each other. The one that this node prepared keeps it, whatever
+/// is mounted at the moment.
+pub(super) fn name(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
+    let Some((disk, claim)) = disk_claim(subject) else {
+        return Outcome::not_asked(NOT_OURS);
+    };
+    let here = RecordBlock::cut(&cx.policy.node, 64);
+    let others = cx.namesakes(disk, claim);
+    let rival = others
+        .iter()
+        .find(|(_, other)| claim.record.node != here || other.record.node == here);
+    match rival {
+        None => Outcome::passed(format!("no other disk is named {}", claim.name())),
+        Some((other, theirs)) => Outcome::refuse(
+            Finding::new(format!(
+                "its name {} is also that of {}, prepared by node {}",
+                claim.name(),
+                other.name,
+                theirs.record.node
+            ))
+            .approvable(),
+        ),
+    }
+}
+
+pub(super) fn foreign_content(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
+    let Some((disk, claim)) = disk_claim(subject) else {
+        return Outcome::not_asked(NOT_OURS);
+    };
+    let mut findings = not_ours(subject);
+    let carrier = cx.carrier(disk, claim);
+    for name in cx.graph.partitions(&disk.name) {
+        if carrier.is_none_or(|c| c.name != *name) || carrier.is_some_and(|c| c.name == disk.name) {
+            findings.push(
+                Finding::new(format!("the kernel shows {name} on it, which is not ours"))
+                    .kind(VerdictKind::Quarantined),
+            );
+        }
+    }
+    let part = carrier.and_then(|c| Some((c, c.partition.as_ref()?)));
+    if let Some((device, part)) = part
+        && (part.start != claim.start || device.size != Some(claim.length))
+    {
+        findings.push(
+            Finding::new(format!(
+                "the kernel shows {} at byte {} with {}, the record says byte {} with {}",
+                device.name,
+                part.start,
+                device.size.map_or("no size".to_owned(), bytes),
+                claim.start,
+                bytes(claim.length)
+            ))
+            .kind(VerdictKind::Quarantined),
+        );
+    }
+    Outcome::of(findings, "nothing but what we put there was found")
+}
+
+pub(super) fn mount(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
+    let Some((disk, claim)) = disk_claim(subject) else {
+        return Outcome::not_asked(NOT_OURS);
+    };
+    let point = cx.point_of(claim);
+    let Some(carrier) = cx.carrier(disk, claim) else {
+        return strangers(cx, None, &point).map_or_else(
+            || Outcome::passed("not mounted: the kernel shows no partition of it"),
+            Outcome::refuse,
+        );
+    };
+    let mut findings: Vec<_> = strangers(cx, Some(carrier), &point).into_iter().collect();
+    let mut here = Vec::new();
+    for mount in cx.graph.mounts_on(&carrier.name) {
+        // A directory of it bound elsewhere (a volume's subPath) takes nothing away.
+        if mount.root != "/" {
+            continue;
+        }
+        if mount.point == point {
+            here.push(*mount);
+        } else {
+            findings.push(
+                Finding::new(format!(
+                    "{} is mounted at {} (/proc/1/mountinfo), it belongs at {point}",
+                    carrier.name, mount.point
+                ))
+                .remedy(format!("umount {}", mount.point)),
+            );
+        }
+    }
+    if here.len() > 1 {
+        findings.push(Finding::new(format!(
+            "it is mounted {} times at {point}",
+            here.len()
+        )));
+    }
+    for mount in &here {
+        if mount.fstype != claim.record.filesystem.as_str() {
+            findings.push(Finding::new(format!(
+                "{point} is mounted as {}, the record says {}",
+                mount.fstype,
+                claim.record.filesystem.as_str()
+            )));
+        }
+        if let Some(over) = cx.graph.covered_by(mount) {
+            findings.push(
+                Finding::new(format!(
+                    "its mount at {point} is hidden under a mount of {} at {}",
+                    over.source, over.point
+                ))
+                .remedy(format!("umount {}", over.point)),
+            );
+        }
+    }
+    if !here.is_empty()
+        && matches!(
+            claim.stage,
+            OwnStage::TableUnfinished | OwnStage::Formatting
+        )
+    {
+        findings.push(
+            Finding::new(format!(
+                "it is mounted at {point} although its preparation has only begun"
+            ))
+            .kind(VerdictKind::InUse),
+        );
+    }
+    if !findings.is_empty() {
+        return Outcome::Refused(findings);
+    }
+    match here.first() {
+        None => Outcome::passed("not mounted (/proc/1/mountinfo)"),
+        Some(mount) if mount.is_read_only() => {
+            let text = format!(
+                "mounted read-only at {point}: the kernel remounts so after errors (errors=remount-ro); see the kernel's log"
+            );
+            let reason = Finding::new(text.clone())
+                .kind(VerdictKind::Ours)
+                .remedy(format!(
+                    "check the disk, then unmount {point} and run fsck on it"
+                ));
+            Outcome::Noted(text, Some(reason))
+        }
+        Some(mount) => Outcome::passed(format!(
+            "mounted at {point} (/proc/1/mountinfo, {})",
+            mount.dev
+        )),
+    }
+}
+
+/// A mount of something else where one of our disks belongs.
+fn strangers(cx: &Context<'_>, carrier: Option<&BlockDevice>, point: &str) -> Option<Finding> {
+    let stranger = cx
+        .graph
+        .mounts_at(point)
+        .iter()
+        .find(|mount| carrier.is_none_or(|c| c.dev != mount.dev))?;
+    let vanished = !stranger.dev.is_anonymous() && cx.graph.by_number(stranger.dev).is_none();
+    let what = if vanished {
+        format!(
+            "a stale mount of {}, whose device {} is gone",
+            stranger.source, stranger.dev
+        )
+    } else {
+        format!("a mount of {} ({})", stranger.source, stranger.dev)
+    };
+    Some(
+        Finding::new(format!("its mount point {point} is taken by {what}"))
+            .remedy(format!("umount {point}, then run again")),
+    )
+}
+
+pub(super) fn adopted(_: &Context<'_>, subject: &Subject<'_>) -> Outcome {
+    let texts: Vec<_> = subject
+        .adopted
+        .iter()
+        .map(|mount| format!("{} on {} at {}", mount.fstype, mount.source, mount.point))
+        .collect();
+    if texts.is_empty() {
+        return Outcome::not_asked("nothing of it is mounted directly below the mount root");
+    }
+    let text = format!(
+        "mounted by others: {}; registered as it is, never touched",
+        list(&texts)
+    );
+    Outcome::Noted(
+        format!("{} (/proc/1/mountinfo)", list(&texts)),
+        Some(Finding::new(text).kind(VerdictKind::Adopted)),
+    )
+}

@@ -1,0 +1,1264 @@
+use std::collections::BTreeSet;
+
+use super::rules::RULES;
+use super::testing::*;
+use super::{classify, content_hash, disk_id};
+use crate::model::*;
+
+/// One observation in which one rule speaks of one device.
+struct Case {
+    rule: &'static str,
+    kind: VerdictKind,
+    words: &'static str,
+    device: &'static str,
+    make: fn(&mut Host, &mut Policy),
+}
+
+fn case(
+    rule: &'static str,
+    kind: VerdictKind,
+    device: &'static str,
+    words: &'static str,
+    make: fn(&mut Host, &mut Policy),
+) -> Case {
+    Case {
+        rule,
+        kind,
+        words,
+        device,
+        make,
+    }
+}
+
+fn selector(path: &str, single: bool) -> SelectorRule {
+    SelectorRule {
+        name: "mine".to_owned(),
+        select: Selector {
+            path: Some(path.to_owned()),
+            ..Selector::default()
+        },
+        single,
+        ..SelectorRule::default()
+    }
+}
+
+/// Every rule, hit at least once. `sdb` is proven blank and `sdc` ours until the case says otherwise.
+fn cases() -> Vec<Case> {
+    use VerdictKind::*;
+    vec![
+        case("facts", Unreadable, "sdb", "Input/output error", |h, _| {
+            h.dev("sdb").errors.push(read_error())
+        }),
+        case(
+            "facts",
+            Unknown,
+            "sdb",
+            "/sys/class/block/sdb/removable",
+            |h, _| h.dev("sdb").removable = None,
+        ),
+        case("facts", Unknown, "sdb", "sector of 520 bytes", |h, _| {
+            h.dev("sdb").logical_sector = Some(520)
+        }),
+        case(
+            "node",
+            System,
+            "sdb",
+            "nothing is eligible on this node",
+            |h, _| h.observation.witnesses.mountinfo = false,
+        ),
+        case("system", System, "sda", "/ (ext4", |_, _| ()),
+        case("system", System, "sda1", "/boot/efi", |_, _| ()),
+        case(
+            "mounted",
+            InUse,
+            "sdb",
+            "at /data (/proc/1/mountinfo",
+            |h, _| {
+                h.mount_on("sdb", "/data", "ext4");
+            },
+        ),
+        case("swap", System, "sdb", "/dev/sdb (/proc/swaps)", |h, _| {
+            let dev = h.dev("sdb").dev;
+            h.swap("/dev/sdb", SwapKind::Partition, Some(dev));
+        }),
+        case(
+            "holders",
+            InUse,
+            "sdb",
+            "dm-0 (device-mapper vg-lv) is built on it",
+            |h, _| {
+                h.dm("dm-0", "vg-lv", "LVM-x", DmKind::Lvm, &["sdb"]);
+            },
+        ),
+        case("members", InUse, "sdb", "member of a bcache", |h, _| {
+            h.dev("sdb").bcache = true
+        }),
+        case(
+            "members",
+            InUse,
+            "sdb",
+            "mounted btrfs filesystem",
+            |h, _| {
+                h.observation
+                    .host
+                    .btrfs
+                    .insert("u-1".to_owned(), vec![name("sdb")]);
+            },
+        ),
+        case("slaves", Unknown, "sdb", "built on sdz", |h, _| {
+            h.dev("sdb").slaves.push(name("sdz"))
+        }),
+        case(
+            "multipath",
+            InUse,
+            "sdb",
+            "path of the multipath map dm-0",
+            |h, _| {
+                h.dm("dm-0", "mpatha", "mpath-x", DmKind::Multipath, &["sdb"]);
+            },
+        ),
+        case("exclusive", InUse, "sdb", "EBUSY", |h, _| {
+            h.dev("sdb").content.blank = Blankness::Busy
+        }),
+        case(
+            "longhorn-volume",
+            Excluded,
+            "sdb",
+            "Longhorn's own volumes",
+            |h, _| {
+                let ids = &mut h.dev("sdb").ids;
+                ids.vendor = Some("IET".to_owned());
+                ids.model = Some("VIRTUAL-DISK".to_owned());
+            },
+        ),
+        case(
+            "whole-disk",
+            System,
+            "sda2",
+            "only whole disks are taken",
+            |_, _| (),
+        ),
+        case("hidden", Excluded, "sdb", "hides it", |h, _| {
+            h.dev("sdb").hidden = true
+        }),
+        case("device-class", Excluded, "sdb", "optical drive", |h, _| {
+            h.dev("sdb").transport = Transport::Optical
+        }),
+        case(
+            "read-only",
+            Excluded,
+            "sdb",
+            "/sys/class/block/sdb/ro = 1",
+            |h, _| h.dev("sdb").read_only = Some(true),
+        ),
+        case("medium", Excluded, "sdb", "no medium", |h, _| {
+            h.dev("sdb").size = Some(0)
+        }),
+        case("transport", Excluded, "sdb", "attached by usb", |h, _| {
+            h.dev("sdb").transport = Transport::Usb
+        }),
+        case("removable", Excluded, "sdb", "removable = 1", |h, _| {
+            h.dev("sdb").removable = Some(true)
+        }),
+        case("min-size", Excluded, "sdb", "are less than", |_, p| {
+            p.min_size = SIZE + 1
+        }),
+        case("max-size", Excluded, "sdb", "are more than", |_, p| {
+            p.max_size = Some(SIZE - 1)
+        }),
+        case(
+            "exclude",
+            Excluded,
+            "sdb",
+            "exclude \"mine\" names it",
+            |_, p| p.exclude = vec![selector("/dev/sdb", false)],
+        ),
+        case(
+            "include",
+            Excluded,
+            "sdb",
+            "none of 1 include rules",
+            |_, p| p.include = vec![selector("/dev/sdz", false)],
+        ),
+        case(
+            "single",
+            Unknown,
+            "sdb",
+            "matches 3: sda, sdb, sdc",
+            |_, p| p.include = vec![selector("sd*", true)],
+        ),
+        case(
+            "same-disk",
+            Quarantined,
+            "sdb",
+            "it shares the WWN",
+            |h, _| {
+                let wwn = h.dev("sdb").ids.wwn.clone();
+                h.disk("sdd").ids.wwn = wwn;
+            },
+        ),
+        case(
+            "same-content",
+            Quarantined,
+            "sdc",
+            "is on sdd too",
+            |h, _| {
+                let content = h.dev("sdc").content.clone();
+                h.disk("sdd").content = content;
+            },
+        ),
+        case(
+            "serial-reuse",
+            Quarantined,
+            "sdb",
+            "record on sdc names",
+            |h, _| {
+                h.claim("sdc").record.serial = "S-sdb".to_owned();
+            },
+        ),
+        case("content", Unreadable, "sdb", "could not be read", |h, _| {
+            h.dev("sdb").content.state = ContentState::Failed(vec![read_error()]);
+        }),
+        case("content", Unknown, "sdb", "not root", |h, _| {
+            h.dev("sdb").content.state = ContentState::NotRead("not root".to_owned());
+        }),
+        case(
+            "partition-table",
+            Foreign,
+            "sdb",
+            "empty dos partition table",
+            |h, _| h.dev("sdb").content.table = Some(dos(0)),
+        ),
+        case(
+            "partition-table",
+            Unknown,
+            "sdb",
+            "the kernel shows partitions (sdb1)",
+            |h, _| {
+                h.part("sdb", 1, 1 << 20, 1 << 30);
+            },
+        ),
+        case(
+            "signatures",
+            Foreign,
+            "sdb",
+            "xfs signature at byte 0 (UUID u)",
+            |h, _| {
+                h.dev("sdb").content.signatures =
+                    vec![signature("xfs", SignatureClass::Filesystem, 0, Some("u"))];
+            },
+        ),
+        case(
+            "unrecognised-data",
+            Foreign,
+            "sdb",
+            "unrecognised data at byte 7",
+            |h, _| {
+                h.dev("sdb").content.first_nonzero = Some(7);
+            },
+        ),
+        case(
+            "udev",
+            Foreign,
+            "sdb",
+            "udev says that it holds zfs_member",
+            |h, _| {
+                h.dev("sdb").udev = Some(UdevHint {
+                    fs_type: Some("zfs_member".to_owned()),
+                    ..UdevHint::default()
+                });
+            },
+        ),
+        case(
+            "udev",
+            Unknown,
+            "sdb",
+            "udev says serial number OTHER",
+            |h, _| {
+                h.dev("sdb").udev = Some(UdevHint {
+                    serial: Some("OTHER".to_owned()),
+                    ..UdevHint::default()
+                });
+            },
+        ),
+        case(
+            "own-marks",
+            Quarantined,
+            "sdb",
+            "do not verify: torn",
+            |h, _| {
+                h.dev("sdb").content.own = Own::Broken(vec!["torn".to_owned()]);
+            },
+        ),
+        case(
+            "ours",
+            Ours,
+            "sdc",
+            "ready, to be mounted at /mnt/longhorn/sdc1",
+            |_, _| (),
+        ),
+        case(
+            "own-cluster",
+            Quarantined,
+            "sdc",
+            "another cluster",
+            |h, p| {
+                h.claim("sdc").record.cluster = Some(guid(7));
+                p.cluster = Some(guid(8));
+            },
+        ),
+        case(
+            "own-identity",
+            Quarantined,
+            "sdc",
+            "another disk than the one prepared",
+            |h, _| {
+                h.dev("sdc").ids.serial = Some("X".to_owned());
+                h.dev("sdc").ids.wwn = Some("0x1".to_owned());
+            },
+        ),
+        case(
+            "own-node",
+            Quarantined,
+            "sdc",
+            "begun on node k3s9",
+            |h, _| {
+                let claim = h.claim("sdc");
+                claim.stage = OwnStage::Formatting;
+                claim.record.node = "k3s9".to_owned();
+            },
+        ),
+        case(
+            "own-size",
+            Quarantined,
+            "sdc",
+            "it was prepared with",
+            |h, _| h.dev("sdc").size = Some(SIZE - 512),
+        ),
+        case(
+            "own-name",
+            Quarantined,
+            "sdc",
+            "is also that of sdd",
+            |h, _| {
+                h.ours("sdd", "sdc1");
+            },
+        ),
+        case("own-content", Foreign, "sdc", "partition 2 of", |h, _| {
+            let table = h.dev("sdc").content.table.as_mut().unwrap();
+            table
+                .partitions
+                .extend(gpt(&[(2, 1 << 30, 1 << 20)]).partitions);
+        }),
+        case(
+            "own-content",
+            Foreign,
+            "sdc",
+            "crypto_LUKS signature at byte 0",
+            |h, _| {
+                h.dev("sdc").content.signatures =
+                    vec![signature("crypto_LUKS", SignatureClass::Crypto, 0, None)];
+            },
+        ),
+        case(
+            "own-mount",
+            Quarantined,
+            "sdc",
+            "is mounted at /data",
+            |h, _| {
+                h.mount_on("sdc1", "/data", "ext4");
+            },
+        ),
+        case(
+            "adopted",
+            Adopted,
+            "sdd",
+            "ext4 on /dev/sdd1 at /mnt/longhorn/sdd1",
+            |h, _| {
+                h.disk("sdd");
+                h.part("sdd", 1, 1 << 20, 1 << 30);
+                h.mount_on("sdd1", "/mnt/longhorn/sdd1", "ext4");
+            },
+        ),
+        case("mount-root", Excluded, "sdb", "is a symlink", |h, _| {
+            h.observation.host.mount_root.faults = vec!["it is a symlink".to_owned()];
+        }),
+        case(
+            "blank",
+            Foreign,
+            "sdb",
+            "unrecognised data at byte 9",
+            |h, _| {
+                h.dev("sdb").content.blank = Blankness::NotBlank { offset: 9 };
+            },
+        ),
+        case(
+            "blank",
+            Unreadable,
+            "sdb",
+            "the proof of blankness failed",
+            |h, _| {
+                h.dev("sdb").content.blank = Blankness::Failed(read_error());
+            },
+        ),
+    ]
+}
+
+fn host() -> Host {
+    let mut host = Host::new();
+    host.blank("sdb");
+    host.ours("sdc", "sdc1");
+    host
+}
+
+#[test]
+fn every_rule_speaks_in_its_own_case_with_the_place_it_looked_at() {
+    let mut hit = BTreeSet::new();
+    for case in cases() {
+        let (mut host, mut policy) = (host(), policy());
+        (case.make)(&mut host, &mut policy);
+        let verdict = host.verdict_by(case.device, &policy);
+        assert_refused(&verdict, case.kind, case.rule, case.words);
+        hit.insert(case.rule);
+        let ids: Vec<_> = verdict.checks.iter().map(|c| c.rule).collect();
+        let table: Vec<_> = RULES.iter().map(|r| r.id).chain(["approval"]).collect();
+        assert_eq!(
+            ids, table,
+            "every rule stands in the checks, in the order of the table"
+        );
+        assert!(verdict.checks.iter().all(|c| !c.seen.is_empty()));
+        assert!(
+            verdict
+                .reasons
+                .is_sorted_by_key(|r| std::cmp::Reverse(r.kind))
+        );
+    }
+    let missed: Vec<_> = RULES
+        .iter()
+        .filter(|r| !hit.contains(r.id))
+        .map(|r| r.id)
+        .collect();
+    assert!(missed.is_empty(), "no case for {missed:?}");
+}
+
+#[test]
+fn a_blank_disk_is_blank_and_a_disk_of_ours_is_ours() {
+    let mut host = host();
+    let blank = host.verdict("sdb");
+    assert_eq!(blank.kind, VerdictKind::Blank, "{:#?}", blank.reasons);
+    assert!(blank.reasons.is_empty() && !blank.needs_proof);
+    assert!(
+        blank
+            .checks
+            .iter()
+            .all(|c| c.result != CheckResult::Refused)
+    );
+    host.mount_on("sdc1", "/mnt/longhorn/sdc1", "ext4");
+    assert_eq!(host.kind("sdc"), VerdictKind::Ours);
+    assert_eq!(host.kind("sdc1"), VerdictKind::Ours);
+    assert!(
+        host.verdict("sdc").reasons[0]
+            .text
+            .contains("mounted at /mnt/longhorn/sdc1")
+    );
+    assert!(host.classify().node.is_empty());
+}
+
+#[test]
+fn a_disk_that_only_lacks_its_proof_asks_for_it() {
+    let mut host = host();
+    host.dev("sdb").content.blank = Blankness::NotExamined;
+    let verdict = host.verdict("sdb");
+    assert_eq!(verdict.kind, VerdictKind::Unknown);
+    assert!(verdict.needs_proof && !verdict.approvable);
+    host.dev("sdb").removable = Some(true);
+    assert!(
+        !host.verdict("sdb").needs_proof,
+        "a cheaper rule has refused"
+    );
+}
+
+#[test]
+fn a_sampled_proof_is_not_enough_where_the_policy_asks_for_all() {
+    let host = host();
+    let mut policy = policy();
+    policy.proof = ProofDepth::Full;
+    let verdict = host.verdict_by("sdb", &policy);
+    assert_eq!(verdict.kind, VerdictKind::Unknown);
+    assert!(verdict.needs_proof);
+}
+
+#[test]
+fn the_least_size_is_exact_to_the_byte() {
+    let host = host();
+    let mut policy = policy();
+    policy.min_size = SIZE;
+    policy.max_size = Some(SIZE);
+    assert_eq!(host.verdict_by("sdb", &policy).kind, VerdictKind::Blank);
+}
+
+#[test]
+fn every_reason_is_given_and_each_remedy_names_flag_and_key() {
+    let mut host = host();
+    let disk = host.dev("sdb");
+    disk.removable = Some(true);
+    disk.transport = Transport::Usb;
+    disk.size = Some(1 << 20);
+    let verdict = host.verdict("sdb");
+    let remedies: Vec<_> = verdict
+        .reasons
+        .iter()
+        .filter_map(|r| r.remedy.clone())
+        .collect();
+    for wanted in [
+        "--removable (removable)",
+        "--transports (transports)",
+        "--min-size (minSize)",
+    ] {
+        assert!(
+            remedies.iter().any(|r| r.contains(wanted)),
+            "{wanted} not in {remedies:?}"
+        );
+    }
+}
+
+#[test]
+fn an_include_by_transport_or_path_lifts_transport_and_removable() {
+    let mut host = host();
+    host.dev("sdb").removable = Some(true);
+    host.dev("sdb").transport = Transport::Usb;
+    let mut policy = policy();
+    policy.include = vec![selector("/dev/sdb", true)];
+    let verdict = host.verdict_by("sdb", &policy);
+    assert_eq!(verdict.kind, VerdictKind::Blank, "{:#?}", verdict.reasons);
+    assert_eq!(verdict.selected_by.unwrap().name, "mine");
+}
+
+mod approvals {
+    use super::*;
+
+    fn foreign() -> Host {
+        let mut host = host();
+        let content = &mut host.dev("sdb").content;
+        content.blank = Blankness::NotExamined;
+        content.signatures = vec![signature("xfs", SignatureClass::Filesystem, 0, None)];
+        content.first_nonzero = Some(0);
+        content.digest = Some("cd".repeat(32));
+        host
+    }
+
+    fn approving(host: &Host, hash: &str) -> Policy {
+        let mut policy = policy();
+        let disk = disk_id(&host.observation.devices[&name("sdb")]);
+        policy.approvals = vec![Approval {
+            disk,
+            hash: hash.to_owned(),
+        }];
+        policy
+    }
+
+    #[test]
+    fn the_remedy_can_be_pasted_and_then_lifts_the_refusal() {
+        let host = foreign();
+        let verdict = host.verdict("sdb");
+        assert!(verdict.approvable && !verdict.approved);
+        let hash = verdict.hash.clone().unwrap();
+        let id = verdict.disk_id.clone().unwrap();
+        let remedy = verdict.reasons[0].remedy.clone().unwrap();
+        assert_eq!(remedy, format!("--approve {id}@{hash} (approvals)"));
+        assert!(host.verdict_by("sdb", &approving(&host, &hash)).approved);
+    }
+
+    #[test]
+    fn an_approval_of_another_content_is_refused_with_both_hashes() {
+        let mut host = foreign();
+        let stale = host.verdict("sdb").hash.unwrap();
+        host.dev("sdb").content.digest = Some("ef".repeat(32));
+        let verdict = host.verdict_by("sdb", &approving(&host, &stale));
+        assert!(!verdict.approved);
+        let present = verdict.hash.clone().unwrap();
+        assert_ne!(present, stale);
+        let reason = verdict
+            .reasons
+            .iter()
+            .find(|r| r.rule == "approval")
+            .unwrap();
+        assert!(
+            reason.text.contains(&stale) && reason.text.contains(&present),
+            "{}",
+            reason.text
+        );
+    }
+
+    #[test]
+    fn nothing_in_use_on_the_system_excluded_or_doubled_can_be_approved() {
+        let refusals: [fn(&mut Host); 6] = [
+            |h| {
+                h.mount_on("sdb", "/data", "xfs");
+            },
+            |h| {
+                h.mount_on("sdb", "/var", "xfs");
+            },
+            |h| h.dev("sdb").removable = Some(true),
+            |h| h.dev("sdb").errors.push(read_error()),
+            |h| h.dev("sdb").ids.vendor = Some("IET".to_owned()),
+            |h| {
+                let wwn = h.dev("sdb").ids.wwn.clone();
+                h.disk("sdd").ids.wwn = wwn;
+            },
+        ];
+        for refuse in refusals {
+            let mut host = foreign();
+            host.dev("sdb").ids.model = Some("VIRTUAL-DISK".to_owned());
+            refuse(&mut host);
+            let hash = content_hash(&host.observation.devices[&name("sdb")]);
+            let verdict = host.verdict_by("sdb", &approving(&host, &hash));
+            assert!(
+                !verdict.approvable && !verdict.approved,
+                "{:#?}",
+                verdict.reasons
+            );
+            assert!(
+                verdict.reasons.iter().all(|r| !r
+                    .remedy
+                    .as_deref()
+                    .unwrap_or("")
+                    .contains("--approve"))
+            );
+        }
+    }
+}
+
+mod identity {
+    use super::*;
+
+    #[test]
+    fn the_best_identity_known_is_taken_and_hostile_text_is_tamed() {
+        let mut host = Host::empty();
+        let disk = host.disk("sdb");
+        assert!(disk_id(disk).as_str().starts_with("wwn-0x5000"));
+        disk.ids.wwn = None;
+        assert_eq!(disk_id(disk).as_str(), "serial-Model-S-sdb");
+        disk.ids.serial = Some("../ a\u{1}\n".repeat(60));
+        let tamed = disk_id(disk);
+        assert!(tamed.as_str().len() <= 120 && !tamed.as_str().contains('/'));
+        disk.ids.serial = Some("../ a\u{1}\n".repeat(60) + "b");
+        assert_ne!(disk_id(disk), tamed, "what the cut loses is in the hash");
+        disk.ids.serial = None;
+        assert_eq!(disk_id(disk).as_str(), "path-sdb");
+        disk.location.pci = Some("0000:00:05.0".to_owned());
+        assert_eq!(disk_id(disk).as_str(), "path-pci-0000:00:05.0");
+    }
+
+    #[test]
+    fn the_hash_stays_when_the_kernel_renames_the_disk_and_changes_with_the_content() {
+        let mut host = host();
+        let mut renamed = host.dev("sdc").clone();
+        let before = content_hash(&renamed);
+        renamed.name = name("sdx");
+        renamed.dev = num(8, 99);
+        renamed.diskseq = Some(12);
+        renamed.links = vec!["by-path/x".to_owned()];
+        assert_eq!(content_hash(&renamed), before);
+        assert_eq!(before.len(), 16);
+        renamed.content.digest = None;
+        assert_ne!(content_hash(&renamed), before);
+    }
+}
+
+mod system {
+    use super::*;
+
+    fn chain(make: fn(&mut Host), expected: &[&str]) {
+        let mut host = Host::empty();
+        host.blank("sdz");
+        make(&mut host);
+        let result = host.classify();
+        assert!(result.node.is_empty(), "{:#?}", result.node);
+        for device in expected {
+            assert_eq!(
+                result.verdicts[&name(device)].kind,
+                VerdictKind::System,
+                "{device}"
+            );
+        }
+        assert_eq!(result.verdicts[&name("sdz")].kind, VerdictKind::Blank);
+    }
+
+    fn unresolved(make: fn(&mut Host), words: &str) {
+        let mut host = Host::new();
+        host.blank("sdz");
+        make(&mut host);
+        let result = host.classify();
+        assert!(
+            result.node.iter().any(|r| r.text.contains(words)),
+            "{:#?}",
+            result.node
+        );
+        assert!(
+            result
+                .verdicts
+                .values()
+                .all(|v| v.kind == VerdictKind::System)
+        );
+    }
+
+    #[test]
+    fn root_on_lvm_on_luks_on_md_leads_to_both_disks() {
+        chain(
+            |h| {
+                h.disk("sda");
+                h.disk("sdb");
+                h.part("sda", 1, 1 << 20, 1 << 30);
+                h.part("sdb", 1, 1 << 20, 1 << 30);
+                h.md("md0", &["sda1", "sdb1"]);
+                h.dm("dm-0", "luks", "CRYPT-x", DmKind::Crypt, &["md0"]);
+                h.dm("dm-1", "vg-root", "LVM-x", DmKind::Lvm, &["dm-0"]);
+                h.mount_on("dm-1", "/", "ext4");
+            },
+            &["sda", "sda1", "sdb", "sdb1", "md0", "dm-0", "dm-1"],
+        );
+    }
+
+    #[test]
+    fn root_on_btrfs_with_an_anonymous_number_leads_to_every_member() {
+        chain(
+            |h| {
+                h.disk("sda");
+                h.disk("sdb");
+                let members = vec![name("sda"), name("sdb")];
+                h.observation.host.btrfs.insert("u".to_owned(), members);
+                h.mount(num(0, 30), "/", "btrfs", "/dev/sdb").root = "/@".to_owned();
+            },
+            &["sda", "sdb"],
+        );
+    }
+
+    #[test]
+    fn an_overlay_root_over_a_squashfs_on_a_loop_leads_to_the_disk_of_the_file() {
+        chain(
+            |h| {
+                h.disk("sda");
+                h.part("sda", 3, 1 << 20, 1 << 30);
+                h.mount_on("sda3", "/run/initramfs/cos-state", "ext4");
+                h.looped("loop0", "/run/initramfs/cos-state/cOS/active.img");
+                h.mount_on("loop0", "/run/rootfsbase", "squashfs");
+                h.mount(num(0, 40), "/run/overlay", "tmpfs", "tmpfs");
+                h.mount(num(0, 41), "/", "overlay", "overlay").super_options =
+                    "rw,lowerdir=/run/rootfsbase,upperdir=/run/overlay/u,workdir=/run/overlay/w"
+                        .to_owned();
+            },
+            &["sda", "sda3", "loop0"],
+        );
+    }
+
+    #[test]
+    fn a_swap_file_and_a_swap_partition_make_their_disks_the_systems() {
+        chain(
+            |h| {
+                h.disk("sda");
+                h.disk("sdb");
+                h.disk("sdc");
+                h.mount_on("sda", "/", "ext4");
+                h.mount_on("sdb", "/data", "ext4");
+                h.swap("/data/swapfile", SwapKind::File, None);
+                h.swap("/dev/sdc", SwapKind::Partition, None);
+            },
+            &["sda", "sdb", "sdc"],
+        );
+    }
+
+    #[test]
+    fn a_root_in_memory_or_on_the_network_stands_on_no_disk() {
+        chain(
+            |h| {
+                h.mount(num(0, 2), "/", "tmpfs", "rootfs");
+            },
+            &[],
+        );
+        chain(
+            |h| {
+                h.mount(num(0, 2), "/", "nfs4", "server:/root");
+            },
+            &[],
+        );
+    }
+
+    #[test]
+    fn zfs_members_are_the_systems_when_root_is_on_zfs() {
+        chain(
+            |h| {
+                let signatures = vec![signature("zfs_member", SignatureClass::Raid, 131_072, None)];
+                h.disk("sda").content.signatures = signatures;
+                h.mount(num(0, 30), "/", "zfs", "rpool/ROOT");
+            },
+            &["sda"],
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_resolved_leaves_nothing_eligible() {
+        unresolved(
+            |h| {
+                h.mount(num(9, 9), "/var", "ext4", "/dev/x");
+            },
+            "no block device has the number 9:9",
+        );
+        unresolved(
+            |h| {
+                h.mount(num(0, 30), "/usr", "btrfs", "/dev/root");
+            },
+            "members of the btrfs",
+        );
+        unresolved(
+            |h| {
+                h.mount(num(0, 30), "/opt", "zfs", "pool");
+            },
+            "no block device carries a ZFS label",
+        );
+        unresolved(
+            |h| {
+                h.mount(num(0, 30), "/etc", "overlay", "overlay");
+            },
+            "overlay's directories",
+        );
+        unresolved(
+            |h| {
+                h.mount(num(0, 30), "/home", "exotic", "thing");
+            },
+            "cannot be traced",
+        );
+        unresolved(
+            |h| {
+                h.dm("dm-0", "x", "", DmKind::Other, &[]);
+                h.mount_on("dm-0", "/var", "ext4");
+            },
+            "states no device",
+        );
+        unresolved(
+            |h| h.swap("/dev/gone", SwapKind::Partition, None),
+            "no block device has this name",
+        );
+        unresolved(
+            |h| h.observation.host.errors.push(read_error()),
+            "Input/output error",
+        );
+        unresolved(
+            |h| h.observation.host.mounts.retain(|m| m.point != "/"),
+            "nothing mounted at /",
+        );
+        unresolved(
+            |h| h.observation.witnesses.sysfs = false,
+            "list of block devices",
+        );
+        unresolved(
+            |h| {
+                h.looped("loop0", "/opt/own.img");
+                h.mount_on("loop0", "/opt", "ext4");
+            },
+            "leads back to itself",
+        );
+    }
+
+    #[test]
+    fn volumes_of_pods_are_in_use_and_not_the_systems() {
+        let mut host = Host::new();
+        host.disk("sdb");
+        host.mount_on("sdb", "/var/lib/kubelet/pods/u/volumes/v", "ext4");
+        assert_eq!(host.kind("sdb"), VerdictKind::InUse);
+        host.disk("sdc");
+        host.mount_on("sdc", "/var/lib/rancher/k3s/agent", "ext4");
+        assert_eq!(host.kind("sdc"), VerdictKind::System);
+    }
+}
+
+/// What happened elsewhere, by repository and number.
+mod incidents {
+    use super::*;
+    use VerdictKind::*;
+
+    #[test]
+    fn cluster_bloom_284_a_disk_without_a_mount_of_its_own_whose_partitions_carry_the_system() {
+        let host = Host::new();
+        assert!(
+            host.observation
+                .host
+                .mounts
+                .iter()
+                .all(|m| m.source != "/dev/sda")
+        );
+        host.refused("sda", System, "system", "/boot/efi");
+    }
+
+    #[test]
+    fn openebs_2727_a_root_on_lvm_that_leads_nowhere_leaves_zero_disks() {
+        let mut host = Host::empty();
+        host.blank("sdb");
+        host.dm("dm-0", "vg-root", "LVM-x", DmKind::Lvm, &[]);
+        host.mount_on("dm-0", "/", "ext4");
+        host.refused("sdb", System, "node", "nothing is eligible");
+    }
+
+    #[test]
+    fn directpv_425_esp_and_boot_on_a_second_nvme_keep_it_whatever_its_name() {
+        let mut host = Host::empty();
+        host.disk("nvme1n1");
+        host.part("nvme1n1", 1, 1 << 20, 1 << 30);
+        host.disk("nvme0n11");
+        host.part("nvme0n11", 1, 1 << 20, 1 << 30);
+        host.mount_on("nvme1n1p1", "/", "ext4");
+        host.mount_on("nvme0n11p1", "/boot", "ext4");
+        host.blank("nvme0n1");
+        assert_eq!(host.kind("nvme0n11"), System);
+        assert_eq!(host.kind("nvme0n1"), Blank);
+    }
+
+    #[test]
+    fn harvester_1924_a_whole_disk_ext4_mounted_elsewhere_is_not_free() {
+        let mut host = host();
+        let ext4 = signature("ext4", SignatureClass::Filesystem, 1080, None);
+        host.dev("sdb").content.signatures = vec![ext4];
+        host.mount_on("sdb", "/var/lib/harvester/defaultdisk", "ext4");
+        host.refused("sdb", InUse, "signatures", "ext4");
+    }
+
+    #[test]
+    fn openebs_3640_emmc_boot_areas_are_never_candidates() {
+        for area in ["mmcblk0boot0", "mmcblk0boot1", "mmcblk0rpmb"] {
+            let mut host = Host::new();
+            host.blank(area).transport = Transport::Mmc;
+            let mut policy = policy();
+            policy.transports.insert(Transport::Mmc);
+            assert_refused(
+                &host.verdict_by(area, &policy),
+                Excluded,
+                "device-class",
+                "firmware",
+            );
+        }
+    }
+
+    #[test]
+    fn talos_12370_a_selector_for_one_disk_that_matches_two_takes_neither() {
+        let mut host = host();
+        host.blank("sdd");
+        for disk in ["sdb", "sdd"] {
+            host.dev(disk).rotational = Some(false);
+        }
+        let mut policy = policy();
+        policy.include = vec![SelectorRule {
+            name: "ssd".to_owned(),
+            select: Selector {
+                rotational: Some(false),
+                ..Selector::default()
+            },
+            single: true,
+            ..SelectorRule::default()
+        }];
+        for disk in ["sdb", "sdd"] {
+            assert_refused(
+                &host.verdict_by(disk, &policy),
+                Unknown,
+                "single",
+                "sdb, sdd",
+            );
+        }
+    }
+
+    #[test]
+    fn talos_9530_a_backup_gpt_alone_is_not_empty() {
+        let mut host = host();
+        let mut table = gpt(&[]);
+        table.gpt = Some(GptState {
+            primary: false,
+            backup: true,
+            agree: false,
+            hybrid: false,
+        });
+        host.dev("sdb").content.table = Some(table);
+        host.refused("sdb", Foreign, "partition-table", "only the backup");
+    }
+
+    #[test]
+    fn rook_7940_a_bogus_atari_table_keeps_the_disk() {
+        let mut host = host();
+        let mut table = dos(3);
+        table.kind = TableKind::Other;
+        table.label = "atari".to_owned();
+        host.dev("sdb").content.table = Some(table);
+        host.refused(
+            "sdb",
+            Foreign,
+            "partition-table",
+            "atari partition table with 3 partitions",
+        );
+    }
+
+    #[test]
+    fn rook_14978_an_empty_dos_label_is_somebodys() {
+        let mut host = host();
+        host.dev("sdb").content.table = Some(dos(0));
+        host.refused("sdb", Foreign, "partition-table", "empty dos");
+    }
+
+    #[test]
+    fn lso_52262_and_openebs_3221_blank_volumes_of_a_csi_driver_are_never_taken() {
+        for transport in [
+            Transport::Rbd,
+            Transport::Iscsi,
+            Transport::Nbd,
+            Transport::Drbd,
+            Transport::NvmeFabrics,
+        ] {
+            let mut host = host();
+            host.dev("sdb").transport = transport;
+            host.refused("sdb", Excluded, "transport", transport.as_str());
+        }
+    }
+
+    #[test]
+    fn lvms_97_a_blank_map_of_a_csi_driver_is_never_taken() {
+        let mut host = host();
+        host.disk("sdd");
+        host.dm("dm-0", "csi-vol", "LVM-x", DmKind::Lvm, &["sdd"])
+            .content
+            .blank = Blankness::Proven(proof(SIZE));
+        host.refused("dm-0", Excluded, "transport", "dm");
+        host.refused("sdd", InUse, "holders", "csi-vol");
+    }
+
+    #[test]
+    fn longhorn_4414_longhorns_own_volumes_are_named_even_when_everything_is_allowed() {
+        let mut host = host();
+        let disk = host.dev("sdb");
+        disk.transport = Transport::Iscsi;
+        disk.links = vec!["by-id/scsi-1IET_00010001".to_owned()];
+        host.dm("dm-0", "pvc-1", "CRYPT-x", DmKind::Crypt, &["sdb"]);
+        let mut policy = policy();
+        policy.transports = Transport::ALL.into();
+        for device in ["sdb", "dm-0"] {
+            let verdict = host.verdict_by(device, &policy);
+            assert!(
+                verdict
+                    .reasons
+                    .iter()
+                    .any(|r| r.rule == "longhorn-volume" && r.remedy.is_none())
+            );
+            assert!(!verdict.approvable);
+        }
+    }
+
+    #[test]
+    fn harvester_8645_a_changed_wwn_with_the_same_serial_number_stays_ours() {
+        let mut host = host();
+        host.dev("sdc").ids.wwn = Some("0x5000ffffffffffff".to_owned());
+        assert_eq!(host.kind("sdc"), Ours);
+    }
+
+    #[test]
+    fn harvester_4494_two_paths_without_multipathd_are_never_two_candidates() {
+        for by_wwn in [true, false] {
+            let mut host = host();
+            let ids = host.dev("sdb").ids.clone();
+            host.blank("sdd").ids = ids;
+            if !by_wwn {
+                host.dev("sdb").ids.wwn = None;
+                host.dev("sdd").ids.wwn = None;
+            }
+            host.refused("sdb", Quarantined, "same-disk", "sdd");
+            host.refused("sdd", Quarantined, "same-disk", "sdb");
+        }
+    }
+
+    #[test]
+    fn harvester_10362_a_multipath_map_explains_its_paths_and_they_stay_refused() {
+        let mut host = host();
+        let ids = host.dev("sdb").ids.clone();
+        host.blank("sdd").ids = ids;
+        host.dm(
+            "dm-0",
+            "mpatha",
+            "mpath-x",
+            DmKind::Multipath,
+            &["sdb", "sdd"],
+        );
+        host.refused("sdb", InUse, "multipath", "dm-0");
+        assert!(
+            host.verdict("sdb")
+                .reasons
+                .iter()
+                .all(|r| r.rule != "same-disk")
+        );
+    }
+
+    #[test]
+    fn harvester_6604_disks_without_ids_are_not_one_disk() {
+        let mut host = host();
+        host.blank("sdd");
+        for disk in ["sdb", "sdd"] {
+            host.dev(disk).ids = DeviceIds::default();
+        }
+        assert_eq!((host.kind("sdb"), host.kind("sdd")), (Blank, Blank));
+    }
+
+    #[test]
+    fn hwameistor_1116_a_new_disk_with_the_serial_number_of_an_old_one_is_refused() {
+        let mut host = host();
+        let serial = host.dev("sdc").ids.serial.clone();
+        let new = host.dev("sdb");
+        new.ids.serial = serial;
+        new.size = Some(100 << 30);
+        new.content.blank = Blankness::Proven(proof(100 << 30));
+        host.refused("sdb", Quarantined, "serial-reuse", "sdc");
+    }
+
+    #[test]
+    fn directpv_clones_of_a_disk_are_both_refused_the_mounted_one_too() {
+        let mut host = host();
+        host.mount_on("sdc1", "/mnt/longhorn/sdc1", "ext4");
+        let content = host.dev("sdc").content.clone();
+        host.disk("sdd").content = content;
+        host.refused("sdc", Quarantined, "same-content", "sdd");
+        host.refused("sdd", Quarantined, "same-content", "sdc");
+    }
+
+    #[test]
+    fn harvester_1829_a_renamed_disk_keeps_its_mount_point() {
+        let mut host = Host::new();
+        host.ours("sdx", "sdb1");
+        let verdict = host.verdict("sdx");
+        assert_eq!(verdict.kind, Ours);
+        assert!(
+            verdict.reasons[0]
+                .text
+                .contains("to be mounted at /mnt/longhorn/sdb1")
+        );
+    }
+
+    #[test]
+    fn harvester_9900_a_stale_mount_of_a_vanished_device_is_named_and_not_mounted_over() {
+        let mut host = host();
+        host.mount(num(8, 200), "/mnt/longhorn/sdc1", "ext4", "/dev/sdd1");
+        host.refused("sdc", Quarantined, "own-mount", "stale mount of /dev/sdd1");
+        let notes = host.classify().notes;
+        assert!(notes[0].text.contains("/mnt/longhorn/sdc1") && notes[0].remedy.is_some());
+    }
+
+    #[test]
+    fn talos_13069_a_mount_stacked_over_ours_is_found() {
+        let mut host = host();
+        host.mount_on("sdc1", "/mnt/longhorn/sdc1", "ext4");
+        host.mount(num(0, 70), "/mnt/longhorn/sdc1", "tmpfs", "tmpfs");
+        host.refused(
+            "sdc",
+            Quarantined,
+            "own-mount",
+            "is taken by a mount of tmpfs",
+        );
+        let mut over = super::host();
+        over.mount_on("sdc1", "/mnt/longhorn/sdc1", "ext4");
+        let parent = over.observation.host.mounts.last().unwrap().parent;
+        over.mount(num(0, 71), "/mnt", "tmpfs", "tmpfs").parent = parent;
+        over.refused(
+            "sdc",
+            Quarantined,
+            "own-mount",
+            "hidden under a mount of tmpfs at /mnt",
+        );
+    }
+
+    #[test]
+    fn rook_13120_a_preparation_that_was_killed_is_finished_by_the_next_run() {
+        for stage in [
+            OwnStage::TableUnfinished,
+            OwnStage::Formatting,
+            OwnStage::Committing,
+        ] {
+            let mut host = host();
+            host.claim("sdc").stage = stage;
+            assert_eq!(host.kind("sdc"), Ours, "{stage:?}");
+        }
+    }
+
+    #[test]
+    fn openebs_3362_a_disk_that_grew_stays_ours_and_says_so() {
+        let mut host = host();
+        host.dev("sdc").size = Some(SIZE * 2);
+        let verdict = host.verdict("sdc");
+        assert_eq!(verdict.kind, Ours);
+        assert!(
+            verdict
+                .checks
+                .iter()
+                .any(|c| c.rule == "own-size" && c.seen.contains("grew"))
+        );
+    }
+
+    #[test]
+    fn bloom_an_unreadable_mount_table_fails_closed() {
+        let mut host = host();
+        host.observation.witnesses.mountinfo = false;
+        host.observation.host.mounts.clear();
+        assert!(host.classify().verdicts.values().all(|v| v.kind == System));
+    }
+
+    #[test]
+    fn a_read_only_remount_after_errors_stays_ours_and_is_told() {
+        let mut host = host();
+        host.mount_on("sdc1", "/mnt/longhorn/sdc1", "ext4")
+            .super_options = "ro".to_owned();
+        let verdict = host.verdict("sdc");
+        assert_eq!(verdict.kind, Ours);
+        assert!(
+            verdict
+                .reasons
+                .iter()
+                .any(|r| r.text.contains("mounted read-only"))
+        );
+    }
+
+    #[test]
+    fn a_forged_stick_is_not_taken_by_its_record() {
+        let mut host = host();
+        let stick = host.dev("sdc");
+        stick.transport = Transport::Usb;
+        stick.removable = Some(true);
+        host.refused("sdc", Excluded, "transport", "usb");
+    }
+}
+
+#[test]
+fn what_others_mounted_below_the_mount_root_is_adopted_with_its_disk() {
+    let mut host = host();
+    host.disk("sdh");
+    host.part("sdh", 1, 1 << 20, 1 << 30);
+    host.mount_on("sdh1", "/mnt/longhorn/sdh1", "ext4");
+    let ext4 = vec![signature("ext4", SignatureClass::Filesystem, 1080, None)];
+    host.dev("sdh1").content.signatures = ext4;
+    host.dev("sdh").content.table = Some(gpt(&[(1, 1 << 20, 1 << 30), (2, 2 << 30, 1 << 30)]));
+    for device in ["sdh", "sdh1"] {
+        let verdict = host.verdict(device);
+        assert_eq!(verdict.kind, VerdictKind::Adopted, "{:#?}", verdict.reasons);
+        assert!(!verdict.approvable);
+    }
+    // Deeper, bound or stacked mounts are only in use.
+    let last = host.observation.host.mounts.len() - 1;
+    host.observation.host.mounts[last].root = "/sub".to_owned();
+    assert_eq!(host.kind("sdh"), VerdictKind::InUse);
+    host.observation.host.mounts[last].root = "/".to_owned();
+    host.observation.host.mounts[last].point = "/mnt/longhorn/a/b".to_owned();
+    assert_eq!(host.kind("sdh"), VerdictKind::InUse);
+}
+
+#[test]
+fn a_thousand_disks_of_one_serial_number_are_classified_in_linear_time() {
+    let mut host = Host::new();
+    for index in 0..1000 {
+        let disk = host.disk(&format!("sdx{index}x"));
+        disk.ids.serial = Some("SAME".to_owned());
+    }
+    let start = std::time::Instant::now();
+    let result = classify(&host.observation, &policy());
+    assert!(start.elapsed() < std::time::Duration::from_secs(5));
+    assert_eq!(result.verdicts.len(), 1003);
+}

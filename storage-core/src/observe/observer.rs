@@ -1,0 +1,601 @@
+//! One pass over the host, and what is kept for the next.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::content::examine;
+use super::device::{DeviceFile, Target, is_busy};
+use super::dump::DumpFile;
+use super::error::{gone, malformed, timed_out, unreadable};
+use super::memory::{Activity, Key, Remembered};
+use super::pool::{self, Beat, Ended, Watched};
+use super::proof::{Finding, prove};
+use super::read::ReadAt;
+use super::source::Source;
+use super::{mounts, sysfs, udev};
+use crate::host::HostRoot;
+use crate::model::{
+    Blankness, BlockDevice, Content, ContentState, DevNum, KernelName, Observation, PartitionOf,
+    Policy, ReadError, ReadErrorKind, Witnesses,
+};
+use crate::progress::{Event, Progress};
+
+/// Reads the host, pass by pass.
+#[derive(Debug)]
+pub struct Observer {
+    host: Arc<HostRoot>,
+    remembered: BTreeMap<KernelName, Remembered>,
+    /// Devices with a read that has not come back; set when it has.
+    stuck: BTreeMap<(KernelName, DevNum), Arc<AtomicBool>>,
+    /// Devices read since the last pass began.
+    read: BTreeSet<KernelName>,
+}
+
+impl Observer {
+    /// An observer without memory.
+    #[must_use]
+    pub fn new(host: HostRoot) -> Self {
+        Self {
+            host: Arc::new(host),
+            remembered: BTreeMap::new(),
+            stuck: BTreeMap::new(),
+            read: BTreeSet::new(),
+        }
+    }
+
+    /// The host that it reads.
+    #[must_use]
+    pub fn host(&self) -> &HostRoot {
+        &self.host
+    }
+
+    /// Forgets all contents: the next pass reads every device. Reads that hang stay known.
+    pub fn forget(&mut self) {
+        self.remembered.clear();
+    }
+
+    /// Devices whose content was read, and not recalled, by the last pass and the proofs after it.
+    #[must_use]
+    pub fn devices_read(&self) -> &BTreeSet<KernelName> {
+        &self.read
+    }
+
+    /// One pass over the host. Never fails: what could not be read is in the result.
+    pub fn observe(&mut self, policy: &Policy) -> Observation {
+        let host = Arc::clone(&self.host);
+        self.observe_from(Source::new(&host), policy, &Reader::plain(&host))
+    }
+
+    /// A pass through a given source and reader.
+    pub(super) fn observe_from(
+        &mut self,
+        source: Source<'_>,
+        policy: &Policy,
+        reader: &Reader,
+    ) -> Observation {
+        let (mut facts, mountinfo) = mounts::read(source, policy);
+        let (mut devices, errors) = sysfs::devices(source);
+        let sysfs = errors.is_empty() && !devices.is_empty();
+        facts.errors.extend(errors);
+        facts.errors.extend(sysfs::add_links(source, &mut devices));
+        let table = &facts.mounts;
+        mounts::find_swap_devices(&mut facts.swaps, table, &devices);
+        let (udev, mut missing) = udev::hints(source, &mut devices);
+        self.read_contents(&mut devices, policy, reader);
+        let denied = denied(&devices);
+        if denied > 0 {
+            missing.push(format!(
+                "the contents of {denied} devices could not be read: permission denied; run as root, in a container privileged"
+            ));
+        }
+        if !mountinfo {
+            missing.push("the mount table of process 1 could not be read whole".to_owned());
+        }
+        if !sysfs {
+            missing.push("sysfs could not be read whole".to_owned());
+        }
+        let contents = denied == 0
+            && devices
+                .values()
+                .any(|device| device.content.state == ContentState::Read);
+        Observation {
+            devices,
+            host: facts,
+            witnesses: Witnesses {
+                sysfs,
+                mountinfo,
+                contents,
+                udev,
+                missing,
+            },
+        }
+    }
+
+    /// Fills in the contents: whole disks first, then the partitions that their tables do not cover.
+    fn read_contents(
+        &mut self,
+        devices: &mut BTreeMap<KernelName, BlockDevice>,
+        policy: &Policy,
+        reader: &Reader,
+    ) {
+        self.read.clear();
+        self.remembered.retain(|name, _| devices.contains_key(name));
+        let disks = names(devices, BlockDevice::is_whole_disk);
+        self.read_some(devices, disks, policy, reader);
+        let partitions = names(devices, |device| !device.is_whole_disk());
+        let mut apart = Vec::new();
+        for name in partitions {
+            match covered(devices, &name) {
+                Some(content) => set_content(devices, &name, content),
+                None => apart.push(name),
+            }
+        }
+        self.read_some(devices, apart, policy, reader);
+    }
+
+    fn read_some(
+        &mut self,
+        devices: &mut BTreeMap<KernelName, BlockDevice>,
+        names: Vec<KernelName>,
+        policy: &Policy,
+        reader: &Reader,
+    ) {
+        let mut jobs = Vec::new();
+        for name in names {
+            let Some(device) = devices.get(&name) else {
+                continue;
+            };
+            let content = match self.known(device, policy) {
+                Ok(content) => content,
+                Err(target) => {
+                    jobs.push((target, device.sys_path.clone(), Key::of(device)));
+                    continue;
+                }
+            };
+            set_content(devices, &name, content);
+        }
+        let targets: Vec<Target> = jobs.iter().map(|(target, _, _)| target.clone()).collect();
+        self.read.extend(targets.iter().map(|t| t.name.clone()));
+        let keys: Vec<_> = jobs.iter().map(|(_, _, key)| key.clone()).collect();
+        let reader = reader.clone();
+        let work = move |(target, path, key): (Target, String, Option<Key>), beat: &Beat| {
+            let activity = key.and_then(|_| reader.activity(&path));
+            (activity, reader.content(&target, beat))
+        };
+        let timeout = policy.read_timeout;
+        let results = pool::run(jobs, timeout, work, &mut || {});
+        for ((target, key), ended) in targets.into_iter().zip(keys).zip(results) {
+            let content = match ended {
+                Ended::Done((activity, content)) => {
+                    self.remember(&target.name, key, activity, &content);
+                    content
+                }
+                Ended::Stuck(back) => Content {
+                    state: ContentState::Failed(vec![self.hangs(&target, back, timeout)]),
+                    ..Content::default()
+                },
+                Ended::Panicked => Content {
+                    state: ContentState::Failed(vec![broke_off(&target)]),
+                    ..Content::default()
+                },
+            };
+            set_content(devices, &target.name, content);
+        }
+    }
+
+    /// The content as far as it is known without reading the device, or what must be read.
+    fn known(&mut self, device: &BlockDevice, policy: &Policy) -> Result<Content, Target> {
+        let target = match Target::of(device) {
+            Ok(target) => target,
+            Err(why) => {
+                self.remembered.remove(&device.name);
+                return Ok(Content {
+                    state: ContentState::NotRead(why),
+                    ..Content::default()
+                });
+            }
+        };
+        if let Some(error) = self.still_stuck(&target) {
+            return Ok(Content {
+                state: ContentState::Failed(vec![error]),
+                ..Content::default()
+            });
+        }
+        if let Some(remembered) = self.remembered.get(&device.name)
+            && Key::of(device).as_ref() == Some(&remembered.key)
+            && activity(&self.host, &device.sys_path) == Some(remembered.activity)
+            && Activity::is_counted(Source::new(&self.host), &device.sys_path)
+        {
+            return Ok(remembered.recall(policy));
+        }
+        self.remembered.remove(&device.name);
+        Err(target)
+    }
+
+    fn remember(
+        &mut self,
+        name: &KernelName,
+        key: Option<Key>,
+        activity: Option<Activity>,
+        content: &Content,
+    ) {
+        // A failed read is tried again at every pass.
+        if let (Some(key), Some(activity), ContentState::Read) = (key, activity, &content.state) {
+            let content = content.clone();
+            let remembered = Remembered {
+                key,
+                activity,
+                content,
+                blank: None,
+            };
+            self.remembered.insert(name.clone(), remembered);
+        }
+    }
+
+    fn still_stuck(&mut self, target: &Target) -> Option<ReadError> {
+        let key = (target.name.clone(), target.dev);
+        if self.stuck.get(&key)?.load(Ordering::SeqCst) {
+            self.stuck.remove(&key);
+            return None;
+        }
+        let cause = "an earlier read has not come back yet; it is not read again until then";
+        Some(timed_out(target.shown(), cause))
+    }
+
+    fn hangs(&mut self, target: &Target, back: Arc<AtomicBool>, timeout: Duration) -> ReadError {
+        self.stuck.insert((target.name.clone(), target.dev), back);
+        hung(target, timeout)
+    }
+
+    /// Proves blankness of `names` in parallel and fills in their `content.blank`: asks the kernel who has the
+    /// device open exclusively, then reads. What is remembered, and unchanged, is not read again. Devices that
+    /// are unknown or cannot be read keep [`Blankness::Failed`] with the reason.
+    pub fn prove(
+        &mut self,
+        observation: &mut Observation,
+        names: &[KernelName],
+        policy: &Policy,
+        progress: &dyn Progress,
+    ) {
+        let host = Arc::clone(&self.host);
+        let names: BTreeSet<&KernelName> = names.iter().collect();
+        udev::ask_again(&host, &mut observation.devices, names.iter().copied());
+        self.prove_with(observation, &names, policy, progress, &Reader::plain(&host));
+    }
+
+    pub(super) fn prove_with(
+        &mut self,
+        observation: &mut Observation,
+        names: &BTreeSet<&KernelName>,
+        policy: &Policy,
+        progress: &dyn Progress,
+        reader: &Reader,
+    ) {
+        let mut jobs = Vec::new();
+        for name in names {
+            let Some(device) = observation.devices.get_mut(*name) else {
+                continue;
+            };
+            // Recalled by the pass, or proven by an earlier call on this observation.
+            if matches!(
+                device.content.blank,
+                Blankness::Proven(_) | Blankness::NotBlank { .. }
+            ) {
+                continue;
+            }
+            match Target::of(device) {
+                Err(why) => {
+                    let what = format!("/dev/{}", name.dev_path());
+                    device.content.blank = Blankness::Failed(malformed(what, why));
+                }
+                Ok(target) => match self.still_stuck(&target) {
+                    Some(error) => device.content.blank = Blankness::Failed(error),
+                    None => jobs.push((target, device.sys_path.clone())),
+                },
+            }
+        }
+        let targets: Vec<Target> = jobs.iter().map(|(target, _)| target.clone()).collect();
+        self.read.extend(targets.iter().map(|t| t.name.clone()));
+        let timeout = policy.read_timeout;
+        let results = prove_all(reader, jobs, policy, progress);
+        for (target, ended) in targets.into_iter().zip(results) {
+            let blank = match ended {
+                Ended::Done((activity, blank)) => {
+                    self.remember_proof(&target.name, activity, policy, &blank);
+                    blank
+                }
+                Ended::Stuck(back) => Blankness::Failed(self.hangs(&target, back, timeout)),
+                Ended::Panicked => Blankness::Failed(broke_off(&target)),
+            };
+            if let Some(device) = observation.devices.get_mut(&target.name) {
+                device.content.blank = blank;
+            }
+        }
+    }
+
+    fn remember_proof(
+        &mut self,
+        name: &KernelName,
+        activity: Option<Activity>,
+        policy: &Policy,
+        blank: &Blankness,
+    ) {
+        if !matches!(blank, Blankness::Proven(_) | Blankness::NotBlank { .. }) {
+            return;
+        }
+        // Only beside a content read in the same state of the device.
+        if let Some(remembered) = self.remembered.get_mut(name)
+            && activity == Some(remembered.activity)
+        {
+            remembered.blank = Some((policy.proof, policy.samples, blank.clone()));
+        }
+    }
+}
+
+/// Reads one device with its content, its partitions' names and udev's view, without any memory.
+///
+/// # Errors
+/// When the device is not there any more, or sysfs cannot be listed.
+pub fn observe_device_fresh(
+    host: &HostRoot,
+    name: &KernelName,
+    policy: &Policy,
+) -> Result<BlockDevice, ReadError> {
+    let source = Source::new(host);
+    let (mut devices, mut errors) = sysfs::family(source, name);
+    errors.extend(sysfs::add_links(source, &mut devices));
+    udev::hints(source, &mut devices);
+    let mut observer = Observer::new(host.clone());
+    let reader = Reader::plain(&observer.host);
+    observer.read_contents(&mut devices, policy, &reader);
+    match devices.remove(name) {
+        Some(mut device) => {
+            device.errors.extend(errors);
+            Ok(device)
+        }
+        None => Err(errors.into_iter().next().unwrap_or_else(|| {
+            gone(
+                format!("/sys/class/block/{name}"),
+                "the device is not there any more",
+            )
+        })),
+    }
+}
+
+/// Proves one device blank without any memory and fills in its `content.blank`.
+pub fn prove_device_fresh(
+    host: &HostRoot,
+    device: &mut BlockDevice,
+    policy: &Policy,
+    progress: &dyn Progress,
+) {
+    let mut observer = Observer::new(host.clone());
+    let name = device.name.clone();
+    let mut observation = Observation::default();
+    device.content.blank = Blankness::NotExamined;
+    observation.devices.insert(name.clone(), device.clone());
+    let reader = Reader::plain(&observer.host);
+    let names = [&name].into();
+    observer.prove_with(&mut observation, &names, policy, progress, &reader);
+    if let Some(proven) = observation.devices.remove(&name) {
+        device.content.blank = proven.content.blank;
+    }
+}
+
+type Proof = (Option<Activity>, Blankness);
+
+/// Proves devices on worker threads; progress is told from the caller's thread.
+fn prove_all(
+    reader: &Reader,
+    jobs: Vec<(Target, String)>,
+    policy: &Policy,
+    progress: &dyn Progress,
+) -> Vec<Ended<Proof>> {
+    let counts: Arc<Mutex<BTreeMap<KernelName, (u64, u64)>>> = Arc::default();
+    let shared = Arc::clone(&counts);
+    let reader = reader.clone();
+    let (depth, samples) = (policy.proof, policy.samples);
+    let work = move |(target, path): (Target, String), beat: &Beat| {
+        let activity = reader.activity(&path);
+        let mut tell = |done, total| {
+            let mut counts = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            counts.insert(target.name.clone(), (done, total));
+        };
+        let blank = match reader.is_busy(&target) {
+            Ok(true) => Blankness::Busy,
+            Ok(false) => reader.prove(&target, beat, depth, samples, &mut tell),
+            Err(error) => Blankness::Failed(unreadable(target.shown(), &error)),
+        };
+        (activity, blank)
+    };
+    let mut told: BTreeMap<KernelName, u64> = BTreeMap::new();
+    let mut tell = || {
+        let counts = counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for (device, (done, total)) in counts {
+            if told.insert(device.clone(), done) != Some(done) {
+                progress.event(&Event::Proof {
+                    device,
+                    done,
+                    total,
+                });
+            }
+        }
+    };
+    let results = pool::run(jobs, policy.read_timeout, work, &mut tell);
+    tell();
+    results
+}
+
+/// What a device's content is read through; a recording one is a dump's.
+#[derive(Clone)]
+pub(super) struct Reader {
+    pub(super) host: Arc<HostRoot>,
+    pub(super) blocks: Option<Arc<super::dump::Blocks>>,
+}
+
+impl Reader {
+    pub(super) fn plain(host: &Arc<HostRoot>) -> Self {
+        Self {
+            host: Arc::clone(host),
+            blocks: None,
+        }
+    }
+
+    fn open(&self, target: &Target) -> io::Result<Box<dyn ReadAt>> {
+        let opened: io::Result<Box<dyn ReadAt>> = if self.host.dump {
+            DumpFile::open(&self.host, target).map(|file| Box::new(file) as Box<dyn ReadAt>)
+        } else {
+            DeviceFile::open(&self.host, target).map(|file| Box::new(file) as Box<dyn ReadAt>)
+        };
+        match &self.blocks {
+            Some(blocks) => blocks.record(target, opened),
+            None => opened,
+        }
+    }
+
+    fn is_busy(&self, target: &Target) -> io::Result<bool> {
+        if self.host.dump {
+            return DumpFile::open(&self.host, target).map(|file| file.is_busy());
+        }
+        let busy = is_busy(&self.host, target)?;
+        if let Some(blocks) = self.blocks.as_ref().filter(|_| busy) {
+            blocks.busy(target);
+        }
+        Ok(busy)
+    }
+
+    /// `None` in a dump and for a dump: there is no second pass.
+    fn activity(&self, path: &str) -> Option<Activity> {
+        if self.blocks.is_some() {
+            return None;
+        }
+        activity(&self.host, path)
+    }
+
+    fn content(&self, target: &Target, beat: &Beat) -> Content {
+        match self.open(target) {
+            Ok(device) => {
+                let device = Watched {
+                    inner: &*device,
+                    beat,
+                };
+                examine(&device, &target.shown())
+            }
+            Err(error) => Content {
+                state: ContentState::Failed(vec![unreadable(target.shown(), &error)]),
+                ..Content::default()
+            },
+        }
+    }
+
+    fn prove(
+        &self,
+        target: &Target,
+        beat: &Beat,
+        depth: crate::model::ProofDepth,
+        samples: u32,
+        tell: &mut dyn FnMut(u64, u64),
+    ) -> Blankness {
+        let device = match self.open(target) {
+            Ok(device) => device,
+            Err(error) => return Blankness::Failed(unreadable(target.shown(), &error)),
+        };
+        let device = Watched {
+            inner: &*device,
+            beat,
+        };
+        match prove(&device, &target.shown(), depth, samples, tell) {
+            Finding::Blank(proof) => Blankness::Proven(proof),
+            Finding::Data { offset } => Blankness::NotBlank { offset },
+            Finding::Failed(error) => Blankness::Failed(error),
+        }
+    }
+}
+
+/// The kernel's counts; a dump has none, and no second pass either.
+fn activity(host: &HostRoot, sys_path: &str) -> Option<Activity> {
+    let live = !host.dump;
+    live.then(|| Activity::read(Source::new(host), sys_path))
+        .flatten()
+}
+
+fn names(
+    devices: &BTreeMap<KernelName, BlockDevice>,
+    wanted: impl Fn(&BlockDevice) -> bool,
+) -> Vec<KernelName> {
+    let wanted = devices.values().filter(|device| wanted(device));
+    wanted.map(|device| device.name.clone()).collect()
+}
+
+fn set_content(
+    devices: &mut BTreeMap<KernelName, BlockDevice>,
+    name: &KernelName,
+    content: Content,
+) {
+    if let Some(device) = devices.get_mut(name) {
+        device.content = content;
+    }
+}
+
+/// The content of a partition that the table read from its disk describes alike.
+fn covered(devices: &BTreeMap<KernelName, BlockDevice>, name: &KernelName) -> Option<Content> {
+    let device = devices.get(name)?;
+    let PartitionOf {
+        disk,
+        number,
+        start,
+    } = device.partition.as_ref()?;
+    let disk = devices.get(disk)?;
+    let not_read = |why: &str| {
+        Some(Content {
+            state: ContentState::NotRead(why.to_owned()),
+            ..Content::default()
+        })
+    };
+    match &disk.content.state {
+        ContentState::Read => {}
+        ContentState::Failed(_) => return not_read("reads of its disk failed"),
+        ContentState::NotRead(_) => return not_read("its disk is not read"),
+        ContentState::Pending => return None,
+    }
+    let table = disk.content.table.as_ref()?;
+    let partition = table.partitions.iter().find(|partition| {
+        partition.number == *number
+            && partition.start == *start
+            && Some(partition.length) == device.size
+    })?;
+    Some(Content {
+        state: ContentState::Read,
+        signatures: partition.signatures.clone(),
+        ..Content::default()
+    })
+}
+
+fn denied(devices: &BTreeMap<KernelName, BlockDevice>) -> usize {
+    let denied = |error: &ReadError| error.kind == ReadErrorKind::Permission;
+    devices
+        .values()
+        .filter(|device| match &device.content.state {
+            ContentState::Failed(errors) => errors.iter().any(denied),
+            _ => false,
+        })
+        .count()
+}
+
+fn hung(target: &Target, timeout: Duration) -> ReadError {
+    let cause = format!("no read came back within {} s", timeout.as_secs_f32());
+    timed_out(target.shown(), cause)
+}
+
+fn broke_off(target: &Target) -> ReadError {
+    malformed(
+        target.shown(),
+        "the reader broke off; this is a defect of this program",
+    )
+}

@@ -1,0 +1,495 @@
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::process::Command;
+
+use super::dump::write_dump;
+use super::testing::FakeHost;
+use super::{Observer, observe_device_fresh, prove_device_fresh};
+use crate::host::HostRoot;
+use crate::model::{
+    Blankness, BlockDevice, ContentState, DevNum, DmKind, KernelName, Observation, Policy,
+    ReadErrorKind, Transport,
+};
+use crate::progress::Silent;
+
+const MIB: u64 = 1 << 20;
+const SATA: &str = "pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda";
+
+fn policy() -> Policy {
+    Policy::new("node")
+}
+
+fn pass(host: &FakeHost) -> Observation {
+    Observer::new(host.root()).observe(&policy())
+}
+
+fn name(text: &str) -> KernelName {
+    KernelName::new(text).unwrap()
+}
+
+fn device<'a>(observation: &'a Observation, text: &str) -> &'a BlockDevice {
+    &observation.devices[&name(text)]
+}
+
+fn names(devices: &[KernelName]) -> Vec<&str> {
+    devices.iter().map(KernelName::as_str).collect()
+}
+
+/// A disk of 64 MiB at `path`, all zero.
+fn blank_disk<'a>(host: &'a mut FakeHost, path: &str) -> super::testing::Fake<'a> {
+    let kernel_name = path.rsplit('/').next().unwrap();
+    host.file(
+        &format!("dev/{kernel_name}.blocks"),
+        "disk-discovery-blocks 1\nsize 67108864\nsector 512\nzero 0 67108864\n",
+    );
+    host.disk(path, 64 * MIB)
+}
+
+#[test]
+fn a_disk_and_its_partition_are_read_with_every_fact() {
+    let mut host = FakeHost::new();
+    let mut vpd = vec![0, 0x80, 0, 8];
+    vpd.extend_from_slice(b"WD-12345");
+    blank_disk(&mut host, SATA)
+        .attribute("device/vendor", "ATA     \n")
+        .attribute("device/model", "WDC WD40EFRX-68N\n")
+        .attribute("device/rev", "0A82\n")
+        .attribute("device/wwid", "naa.50014EE2B1234567\n")
+        .attribute("device/vpd_pg80", &vpd)
+        .attribute("holders/dm-0", "");
+    host.file("sys/devices/pci0000:00/0000:00:1f.2/numa_node", "1\n");
+    host.partition(&format!("{SATA}/sda2"), 2, 32 * MIB, 16 * MIB);
+    host.partition(&format!("{SATA}/sda1"), 1, MIB, 16 * MIB);
+    host.link("dev/disk/by-id/wwn-0x50014ee2b1234567", "../../sda");
+    host.link(
+        "dev/disk/by-path/pci-0000:00:1f.2-ata-1-part1",
+        "../../sda1",
+    );
+    let seen = pass(&host);
+    let disk = device(&seen, "sda");
+    assert_eq!(disk.errors, []);
+    assert_eq!(disk.dev, DevNum { major: 8, minor: 0 });
+    assert_eq!(disk.size, Some(64 * MIB));
+    assert_eq!(
+        (disk.logical_sector, disk.physical_sector),
+        (Some(512), Some(4096))
+    );
+    assert_eq!(disk.transport, Transport::Sata);
+    assert_eq!(disk.ids.model.as_deref(), Some("WDC WD40EFRX-68N"));
+    assert_eq!(disk.ids.serial.as_deref(), Some("WD-12345"));
+    assert_eq!(disk.ids.wwn.as_deref(), Some("0x50014ee2b1234567"));
+    assert_eq!(disk.location.hctl.as_deref(), Some("0:0:0:0"));
+    assert_eq!(disk.location.pci.as_deref(), Some("0000:00:1f.2"));
+    assert_eq!(disk.location.numa, Some(1));
+    assert_eq!(names(&disk.partitions), ["sda1", "sda2"]);
+    assert_eq!(names(&disk.holders), ["dm-0"]);
+    assert_eq!(disk.links, ["by-id/wwn-0x50014ee2b1234567"]);
+    let part = device(&seen, "sda1");
+    assert_eq!(part.errors, []);
+    let of = part.partition.as_ref().unwrap();
+    assert_eq!((of.disk.as_str(), of.number, of.start), ("sda", 1, MIB));
+    assert_eq!(part.transport, Transport::Sata);
+    assert_eq!(part.links, ["by-path/pci-0000:00:1f.2-ata-1-part1"]);
+    assert!(seen.witnesses.sysfs && seen.witnesses.mountinfo && seen.witnesses.contents);
+    assert_eq!(seen.host.cmdline_root.as_deref(), Some("/dev/sda1"));
+}
+
+#[test]
+fn an_attribute_that_is_missing_or_makes_no_sense_is_a_fact_of_the_device() {
+    let mut host = FakeHost::new();
+    blank_disk(&mut host, SATA)
+        .without("queue/rotational")
+        .attribute("ro", "2\n")
+        .attribute("queue/physical_block_size", "many\n");
+    let seen = pass(&host);
+    let disk = device(&seen, "sda");
+    let path = |attribute: &str| format!("/sys/devices/{SATA}/{attribute}");
+    let kind = |attribute: &str| {
+        let found = disk.errors.iter().find(|e| e.what == path(attribute));
+        found.map(|e| e.kind)
+    };
+    assert_eq!(kind("queue/rotational"), Some(ReadErrorKind::Gone));
+    assert_eq!(kind("ro"), Some(ReadErrorKind::Malformed));
+    assert_eq!(
+        kind("queue/physical_block_size"),
+        Some(ReadErrorKind::Malformed)
+    );
+    assert_eq!(
+        (disk.rotational, disk.read_only, disk.physical_sector),
+        (None, None, None)
+    );
+}
+
+#[test]
+fn a_device_that_leaves_during_the_pass_is_left_out_without_an_error() {
+    let mut host = FakeHost::new();
+    blank_disk(&mut host, SATA);
+    host.link("sys/class/block/sdb", "../../devices/virtual/block/sdb");
+    let seen = pass(&host);
+    assert_eq!(seen.devices.len(), 1);
+    assert_eq!(seen.host.errors, []);
+}
+
+#[test]
+fn a_link_of_sysfs_that_leads_elsewhere_is_refused() {
+    let host = FakeHost::new();
+    host.link("sys/class/block/sdb", "../../../../etc");
+    let seen = pass(&host);
+    assert!(seen.devices.is_empty() && !seen.witnesses.sysfs);
+    assert!(seen.host.errors[0].cause.contains("not below /sys/devices"));
+}
+
+#[test]
+fn nvme_is_local_only_where_every_controller_is_on_pcie() {
+    let mut host = FakeHost::new();
+    const SUBSYSTEM: &str = "virtual/nvme-subsystem/nvme-subsys0";
+    const CONTROLLER: &str = "pci0000:00/0000:00:1d.0/0000:03:00.0/nvme/nvme0";
+    blank_disk(&mut host, &format!("{SUBSYSTEM}/nvme0n1"))
+        .attribute("hidden", "0\n")
+        .attribute("wwid", "eui.0025385B71B05F3C\n")
+        .attribute("device/model", "Samsung SSD 980\n")
+        .attribute("device/serial", "S64DNX0R\n");
+    host.link(
+        &format!("sys/devices/{SUBSYSTEM}/nvme0"),
+        &format!("../../../{CONTROLLER}"),
+    );
+    host.file(&format!("sys/devices/{CONTROLLER}/transport"), "pcie\n");
+    // The hidden path to it: no device number, no node.
+    host.disk(&format!("{CONTROLLER}/nvme0c0n1"), 64 * MIB)
+        .attribute("uevent", "DEVTYPE=disk\n")
+        .attribute("hidden", "1\n");
+    let seen = pass(&host);
+    let disk = device(&seen, "nvme0n1");
+    assert_eq!(disk.errors, []);
+    assert_eq!(disk.transport, Transport::Nvme);
+    assert_eq!(disk.location.pci.as_deref(), Some("0000:03:00.0"));
+    assert_eq!(disk.ids.wwn.as_deref(), Some("eui.0025385b71b05f3c"));
+    assert_eq!(disk.ids.serial.as_deref(), Some("S64DNX0R"));
+    let path = device(&seen, "nvme0c0n1");
+    assert!(path.hidden);
+    assert!(matches!(path.content.state, ContentState::NotRead(_)));
+
+    host.link(
+        &format!("sys/devices/{SUBSYSTEM}/nvme1"),
+        "../../nvme-fabrics/ctl/nvme1",
+    );
+    host.file(
+        "sys/devices/virtual/nvme-fabrics/ctl/nvme1/transport",
+        "tcp\n",
+    );
+    let seen = pass(&host);
+    assert_eq!(device(&seen, "nvme0n1").transport, Transport::NvmeFabrics);
+}
+
+#[test]
+fn a_scsi_disk_is_known_by_its_hosts_driver_and_a_longhorn_volume_by_its_name() {
+    let mut host = FakeHost::new();
+    const RAID: &str = "pci0000:00/0000:00:03.0/host1/target1:2:0/1:2:0:0/block/sdb";
+    const VOLUME: &str = "pci0000:00/0000:00:04.0/host5/target5:0:0/5:0:0:1/block/sdc";
+    blank_disk(&mut host, RAID);
+    host.file(
+        "sys/devices/pci0000:00/0000:00:03.0/host1/scsi_host/host1/proc_name",
+        "megaraid_sas\n",
+    );
+    blank_disk(&mut host, VOLUME)
+        .attribute("device/vendor", "IET     \n")
+        .attribute("device/model", "VIRTUAL-DISK    \n");
+    host.file(
+        "sys/devices/pci0000:00/0000:00:04.0/host5/scsi_host/host5/proc_name",
+        "some_adapter\n",
+    );
+    let seen = pass(&host);
+    assert_eq!(device(&seen, "sdb").transport, Transport::Sas);
+    assert_eq!(device(&seen, "sdc").transport, Transport::Iscsi);
+}
+
+#[test]
+fn stacked_devices_say_what_they_are_built_on() {
+    let mut host = FakeHost::new();
+    blank_disk(&mut host, "virtual/block/dm-0")
+        .attribute("dm/name", "vg-root\n")
+        .attribute("dm/uuid", "LVM-abc\n")
+        .attribute("slaves/sda2", "");
+    blank_disk(&mut host, "virtual/block/md127")
+        .attribute("md/level", "raid1\n")
+        .attribute("md/array_state", "clean\n")
+        .attribute("md/raid_disks", "2\n")
+        .attribute("md/dev-sdb/state", "in_sync\n")
+        .attribute("md/dev-sdc/state", "in_sync\n")
+        .attribute("slaves/sdb", "")
+        .attribute("slaves/sdc", "");
+    blank_disk(&mut host, "virtual/block/loop3")
+        .attribute("loop/backing_file", "/var/images/a b (deleted)\n");
+    blank_disk(&mut host, SATA).attribute("bcache/.keep", "");
+    let seen = pass(&host);
+    let map = device(&seen, "dm-0");
+    assert_eq!(map.dm.as_ref().unwrap().kind, DmKind::Lvm);
+    assert_eq!(map.dm.as_ref().unwrap().name, "vg-root");
+    assert_eq!(names(&map.slaves), ["sda2"]);
+    let array = device(&seen, "md127").md.as_ref().unwrap();
+    assert_eq!(
+        (array.level.as_str(), array.state.as_str()),
+        ("raid1", "clean")
+    );
+    assert_eq!(names(&array.members), ["sdb", "sdc"]);
+    let file = &device(&seen, "loop3")
+        .loop_info
+        .as_ref()
+        .unwrap()
+        .backing_file;
+    assert_eq!(file, "/var/images/a b (deleted)");
+    assert!(device(&seen, "sda").bcache && !map.bcache);
+    for device in seen.devices.values() {
+        assert_eq!(device.errors, [], "{}", device.name);
+    }
+}
+
+#[test]
+fn a_content_that_the_dump_does_not_hold_is_a_failed_read_and_never_zeros() {
+    let mut host = FakeHost::new();
+    blank_disk(&mut host, SATA);
+    host.file(
+        "dev/sda.blocks",
+        "disk-discovery-blocks 1\nsize 67108864\nsector 512\nzero 0 4096\n",
+    );
+    let mut observer = Observer::new(host.root());
+    let mut seen = observer.observe(&policy());
+    let state = &device(&seen, "sda").content.state;
+    assert!(matches!(state, ContentState::Failed(_)), "{state:?}");
+    observer.prove(&mut seen, &[name("sda")], &policy(), &Silent);
+    let blank = &device(&seen, "sda").content.blank;
+    assert!(matches!(blank, Blankness::Failed(_)), "{blank:?}");
+}
+
+#[test]
+fn a_disk_of_zeros_is_proven_and_a_busy_one_is_not() {
+    let mut host = FakeHost::new();
+    blank_disk(&mut host, SATA);
+    let mut observer = Observer::new(host.root());
+    let mut seen = observer.observe(&policy());
+    assert_eq!(device(&seen, "sda").content.state, ContentState::Read);
+    observer.prove(&mut seen, &[name("sda"), name("sda")], &policy(), &Silent);
+    let blank = &device(&seen, "sda").content.blank;
+    assert!(matches!(blank, Blankness::Proven(_)), "{blank:?}");
+    let text = fs::read_to_string(host.path().join("dev/sda.blocks")).unwrap();
+    host.file("dev/sda.blocks", text + "busy\n");
+    let mut seen = observer.observe(&policy());
+    observer.prove(&mut seen, &[name("sda")], &policy(), &Silent);
+    assert_eq!(device(&seen, "sda").content.blank, Blankness::Busy);
+}
+
+#[test]
+fn a_partition_that_the_table_describes_alike_takes_its_content_from_there() {
+    let mut host = FakeHost::new();
+    blank_disk(&mut host, SATA);
+    let mut sector = [0_u8; 512];
+    sector[446 + 4] = 0x83;
+    sector[446 + 8..446 + 12].copy_from_slice(&2048_u32.to_le_bytes());
+    sector[446 + 12..446 + 16].copy_from_slice(&32768_u32.to_le_bytes());
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    let hex: String = sector.iter().map(|b| format!("{b:02x}")).collect();
+    host.file(
+        "dev/sda.blocks",
+        format!(
+            "disk-discovery-blocks 1\nsize 67108864\nsector 512\nzero 512 67108352\ndata 0 {hex}\n"
+        ),
+    );
+    host.partition(&format!("{SATA}/sda1"), 1, MIB, 16 * MIB);
+    // The kernel shows one that the table does not have: it needs its own read, and the dump has none.
+    host.partition(&format!("{SATA}/sda2"), 2, 32 * MIB, 16 * MIB);
+    let seen = pass(&host);
+    assert_eq!(device(&seen, "sda").content.state, ContentState::Read);
+    assert_eq!(device(&seen, "sda1").content.state, ContentState::Read);
+    let state = &device(&seen, "sda2").content.state;
+    assert!(matches!(state, ContentState::Failed(_)), "{state:?}");
+}
+
+#[test]
+fn a_btrfs_filesystem_names_its_members_and_a_broken_mount_table_is_told() {
+    let host = FakeHost::new();
+    const UUID: &str = "6f2d0c1e-5b7a-4c3d-9e84-1f0ab7c6d552";
+    host.file(&format!("sys/fs/btrfs/{UUID}/devices/sdb"), "");
+    host.file("sys/fs/btrfs/features/.keep", "");
+    host.file(
+        "proc/1/mountinfo",
+        "1 0 8:1 / / rw - ext4 /dev/sda1 rw\nnonsense\n",
+    );
+    let seen = pass(&host);
+    assert_eq!(names(&seen.host.btrfs[UUID]), ["sdb"]);
+    assert_eq!(seen.host.errors[0].what, "/proc/1/mountinfo line 2");
+    assert!(!seen.witnesses.mountinfo);
+}
+
+#[test]
+fn one_device_is_read_afresh_with_its_partitions() {
+    let mut host = FakeHost::new();
+    blank_disk(&mut host, SATA);
+    host.partition(&format!("{SATA}/sda1"), 1, MIB, 16 * MIB);
+    blank_disk(&mut host, "virtual/block/sdz");
+    let fresh = observe_device_fresh(&host.root(), &name("sda"), &policy()).unwrap();
+    let seen = pass(&host);
+    assert_eq!(&fresh, device(&seen, "sda"));
+    let error = observe_device_fresh(&host.root(), &name("sdq"), &policy()).unwrap_err();
+    assert_eq!(error.kind, ReadErrorKind::Gone);
+}
+
+/// A loop device over a file of 64 MiB, detached when dropped.
+struct Loop {
+    dir: tempfile::TempDir,
+    name: String,
+}
+
+impl Loop {
+    fn new() -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "this test needs root");
+            eprintln!("SKIPPED: loop devices need root");
+            return None;
+        }
+        let dir = tempfile::TempDir::new().unwrap();
+        let image = dir.path().join("observe.img");
+        File::create(&image).unwrap().set_len(64 * MIB).unwrap();
+        let out = Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(&image)
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{out:?}");
+        let path = String::from_utf8(out.stdout).unwrap();
+        let name = path.trim().strip_prefix("/dev/").unwrap().to_owned();
+        Some(Self { dir, name })
+    }
+
+    fn path(&self) -> String {
+        format!("/dev/{}", self.name)
+    }
+
+    fn write(&self, offset: u64) {
+        let file = OpenOptions::new().write(true).open(self.path()).unwrap();
+        file.write_all_at(b"data", offset).unwrap();
+        file.sync_all().unwrap();
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let out = Command::new("losetup").args(["-d", &self.path()]).output();
+        assert!(out.unwrap().status.success());
+    }
+}
+
+#[test]
+fn a_quiet_pass_reads_no_device_and_a_write_makes_it_read_again() {
+    let Some(device_under_test) = Loop::new() else {
+        return;
+    };
+    let mut observer = Observer::new(HostRoot::live());
+    let policy = policy();
+    let me = [name(&device_under_test.name)];
+    let mut seen = observer.observe(&policy);
+    assert_eq!(seen.devices[&me[0]].content.state, ContentState::Read);
+    observer.prove(&mut seen, &me, &policy, &Silent);
+    let proven = seen.devices[&me[0]].content.clone();
+    assert!(matches!(proven.blank, Blankness::Proven(_)), "{proven:?}");
+
+    assert!(observer.devices_read().contains(&me[0]));
+    let mut seen = observer.observe(&policy);
+    observer.prove(&mut seen, &me, &policy, &Silent);
+    assert_eq!(seen.devices[&me[0]].content, proven);
+    assert!(!observer.devices_read().contains(&me[0]), "read again");
+
+    device_under_test.write(70_000);
+    let mut seen = observer.observe(&policy);
+    assert_eq!(seen.devices[&me[0]].content.blank, Blankness::NotExamined);
+    observer.prove(&mut seen, &me, &policy, &Silent);
+    let blank = &seen.devices[&me[0]].content.blank;
+    assert_eq!(*blank, Blankness::NotBlank { offset: 70_000 });
+}
+
+#[test]
+fn a_device_that_somebody_holds_exclusively_is_busy() {
+    let Some(held) = Loop::new() else { return };
+    let policy = policy();
+    let host = HostRoot::live();
+    let mut seen = observe_device_fresh(&host, &name(&held.name), &policy).unwrap();
+    let holder = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_EXCL)
+        .open(held.path())
+        .unwrap();
+    prove_device_fresh(&host, &mut seen, &policy, &Silent);
+    assert_eq!(seen.content.blank, Blankness::Busy);
+    drop(holder);
+    prove_device_fresh(&host, &mut seen, &policy, &Silent);
+    assert!(matches!(seen.content.blank, Blankness::Proven(_)));
+}
+
+#[test]
+fn a_node_that_is_not_the_device_of_sysfs_is_not_read() {
+    let (Some(one), Some(other)) = (Loop::new(), Loop::new()) else {
+        return;
+    };
+    let dir = tempfile::TempDir::new().unwrap();
+    let mut host = HostRoot::live();
+    host.dev = dir.path().to_owned();
+    let cause = |host: &HostRoot| {
+        let seen = observe_device_fresh(host, &name(&one.name), &policy()).unwrap();
+        match seen.content.state {
+            ContentState::Failed(errors) => errors[0].cause.clone(),
+            state => panic!("{state:?}"),
+        }
+    };
+    let node = dir.path().join(&one.name);
+    fs::write(&node, "").unwrap();
+    assert_eq!(cause(&host), "the node is not a block device");
+    fs::remove_file(&node).unwrap();
+    std::os::unix::fs::symlink(one.path(), &node).unwrap();
+    assert!(
+        cause(&host).contains("symbolic links"),
+        "links are not followed"
+    );
+    fs::remove_file(&node).unwrap();
+    let status = Command::new("cp")
+        .arg("-a")
+        .arg(other.path())
+        .arg(&node)
+        .status();
+    assert!(status.unwrap().success());
+    assert!(cause(&host).contains("and sysfs says"), "{}", cause(&host));
+}
+
+#[test]
+fn a_dump_shows_what_the_live_host_shows() {
+    let (Some(blank), Some(used)) = (Loop::new(), Loop::new()) else {
+        return;
+    };
+    used.write(1234);
+    used.write(65536 + 64);
+    let policy = policy();
+    let dir = tempfile::TempDir::new().unwrap();
+    let to = dir.path().join("host");
+    let summary = write_dump(&HostRoot::live(), &policy, &to, false).unwrap();
+    assert!(summary.contents >= 2 && summary.devices >= 2);
+    let mut live = Observer::new(HostRoot::live());
+    let mut dumped = Observer::new(HostRoot::dump(&to));
+    let (mut a, mut b) = (live.observe(&policy), dumped.observe(&policy));
+    for disk in [&blank, &used] {
+        let me = name(&disk.name);
+        assert_eq!(a.devices[&me], b.devices[&me]);
+        live.prove(&mut a, std::slice::from_ref(&me), &policy, &Silent);
+        if a.devices[&me].content.first_nonzero.is_none() {
+            dumped.prove(&mut b, std::slice::from_ref(&me), &policy, &Silent);
+            assert!(matches!(b.devices[&me].content.blank, Blankness::Proven(_)));
+            assert_eq!(a.devices[&me], b.devices[&me]);
+        }
+    }
+    assert_eq!(a.host.mounts.first(), b.host.mounts.first());
+    assert_eq!(a.host.cmdline_root, b.host.cmdline_root);
+    assert_eq!(a.host.mount_root, b.host.mount_root);
+    assert!(
+        write_dump(&HostRoot::live(), &policy, &to, false).is_err(),
+        "not empty"
+    );
+    assert!(write_dump(&HostRoot::dump(&to), &policy, dir.path(), false).is_err());
+    assert!(used.dir.path().exists());
+}

@@ -1,0 +1,492 @@
+//! Preparing real block devices: loop devices on images in a temporary directory. Needs root, losetup and mkfs.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use storage_core::apply::{Effect, HostLock, Outcome, apply};
+use storage_core::host::HostRoot;
+use storage_core::model::{
+    Approval, FilesystemKind, KernelName, Layout, Persist, Policy, Selector, SelectorRule,
+    Transport, VerdictKind,
+};
+use storage_core::observe::Observer;
+use storage_core::pipeline::{Survey, survey};
+use storage_core::progress::{Event, Progress, Silent};
+use tempfile::TempDir;
+
+/// Loop devices come and go in a moment; one test at a time keeps what they see still.
+static ONE: Mutex<()> = Mutex::new(());
+
+fn run(program: &str, args: &[&str]) -> String {
+    let out = Command::new(program).args(args).output().unwrap();
+    assert!(
+        out.status.success(),
+        "{program} {args:?}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// Whether the test can run; loud when not, and a failure in CI.
+fn possible() -> bool {
+    if nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "not root in CI");
+    eprintln!("SKIPPED: needs root");
+    false
+}
+
+/// A loop device on a sparse image, with a host whose `run`, `etc` and mount root are temporary.
+struct Bench {
+    dir: TempDir,
+    image: PathBuf,
+    node: String,
+    host: HostRoot,
+    policy: Policy,
+}
+
+impl Bench {
+    fn new(bytes: u64, sector: u32) -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("disk-discovery-apply-")
+            // No ancestor of a mount root may be writable by others, as /tmp is.
+            .tempdir_in("/var/lib")
+            .unwrap();
+        let image = dir.path().join("image");
+        File::create(&image).unwrap().set_len(bytes).unwrap();
+        let node = attach(&image, sector);
+        let mut bench = Self::on(dir.path(), &node);
+        bench.dir = dir;
+        bench.image = image;
+        bench
+    }
+
+    /// The host and policy that belong to a directory and device; for the killed child too.
+    fn on(dir: &Path, node: &str) -> Self {
+        let mut host = HostRoot::live();
+        host.run = dir.join("run");
+        host.etc = dir.join("etc");
+        fs::create_dir_all(&host.run).unwrap();
+        fs::create_dir_all(&host.etc).unwrap();
+        let mut policy = Policy::new("bench");
+        policy.mount_root = dir.join("mnt");
+        policy.min_size = 1 << 20;
+        policy.transports = [Transport::Loop].into();
+        policy.include = vec![SelectorRule {
+            name: "the test's".to_owned(),
+            select: Selector {
+                path: Some(node.to_owned()),
+                ..Selector::default()
+            },
+            ..SelectorRule::default()
+        }];
+        policy.samples = 64;
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            image: dir.join("image"),
+            node: node.to_owned(),
+            host,
+            policy,
+        }
+    }
+
+    fn device(&self) -> KernelName {
+        KernelName::new(self.node.trim_start_matches("/dev/")).unwrap()
+    }
+
+    /// What is seen, and what is planned for this test's disk: finished disks of other tests are ours too.
+    fn survey(&self) -> Survey {
+        let mut survey = survey(&mut Observer::new(self.host.clone()), &self.policy, &Silent);
+        survey.plan.disks.retain(|d| d.device == self.device());
+        survey
+    }
+
+    fn apply(&self, survey: &Survey) -> Vec<Outcome> {
+        self.apply_watched(survey, &Silent)
+    }
+
+    fn apply_watched(&self, survey: &Survey, progress: &dyn Progress) -> Vec<Outcome> {
+        apply(&survey.plan, &self.host, &self.policy, progress).unwrap()
+    }
+
+    /// Surveys, applies, and expects every step to succeed and the next survey to plan nothing.
+    #[track_caller]
+    fn converge(&self) -> Vec<Outcome> {
+        let survey = self.survey();
+        assert!(
+            !survey.plan.is_empty(),
+            "nothing is planned: {:#?} {:#?}",
+            survey.classification.node,
+            survey.classification.verdicts[&self.device()].reasons
+        );
+        let outcomes = self.apply(&survey);
+        for outcome in &outcomes {
+            assert!(
+                matches!(outcome.effect, Effect::Changed | Effect::AlreadySo),
+                "{}: {}",
+                outcome.step,
+                outcome.effect
+            );
+        }
+        let again = self.survey();
+        assert!(
+            again.plan.is_empty(),
+            "the second run plans {:?}, verdict {:?}",
+            again.plan,
+            again.classification.verdicts.get(&self.device())
+        );
+        let verdict = &again.classification.verdicts[&self.device()];
+        assert_eq!(verdict.kind, VerdictKind::Ours, "{:#?}", verdict.reasons);
+        outcomes
+    }
+
+    fn points(&self) -> Vec<PathBuf> {
+        match fs::read_dir(&self.policy.mount_root) {
+            Ok(entries) => entries.map(|e| e.unwrap().path()).collect(),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// Unmounts and unprotects what was mounted.
+    fn reboot(&self) {
+        for point in self.points() {
+            while is_mount_point(&point) {
+                run("umount", &[&point.to_string_lossy()]);
+            }
+        }
+        // No output: there may be none.
+        Command::new("partx")
+            .args(["-d", &self.node])
+            .output()
+            .unwrap();
+    }
+
+    /// The one mount point that this test's disk has.
+    #[track_caller]
+    fn mounted(&self) -> PathBuf {
+        let points = self.points();
+        assert_eq!(points.len(), 1, "{points:?}");
+        assert!(is_mount_point(&points[0]));
+        points[0].clone()
+    }
+
+    fn write(&self, bytes: &[u8], offset: u64) {
+        let file = OpenOptions::new().write(true).open(&self.image).unwrap();
+        file.write_all_at(bytes, offset).unwrap();
+        file.sync_all().unwrap();
+    }
+
+    fn checksum(&self) -> String {
+        run("sha256sum", &[&self.image.to_string_lossy()])
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.reboot();
+        for point in self.points() {
+            Command::new("chattr")
+                .arg("-i")
+                .arg(&point)
+                .output()
+                .unwrap();
+        }
+        run("losetup", &["-d", &self.node]);
+    }
+}
+
+fn attach(image: &Path, sector: u32) -> String {
+    let (sector, image) = (sector.to_string(), image.to_string_lossy());
+    let node = run("losetup", &["-b", &sector, "--find", "--show", &image]);
+    let node = node.trim().to_owned();
+    // A number that was used before may still have that one's partitions.
+    Command::new("partx").args(["-d", &node]).output().unwrap();
+    node
+}
+
+fn is_mount_point(path: &Path) -> bool {
+    fs::metadata(path).unwrap().dev() != fs::metadata(path.parent().unwrap()).unwrap().dev()
+}
+
+fn refusal(outcomes: &[Outcome]) -> &str {
+    match &outcomes.last().unwrap().effect {
+        Effect::Refused { reason } => reason,
+        other => panic!("not refused but {other:?}"),
+    }
+}
+
+#[test]
+fn a_blank_disk_becomes_a_mounted_one_and_the_second_run_finds_nothing() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    for (layout, filesystem, sector) in [
+        (Layout::Gpt, FilesystemKind::Ext4, 512),
+        (Layout::Gpt, FilesystemKind::Xfs, 4096),
+        (Layout::Disk, FilesystemKind::Ext4, 4096),
+        (Layout::Disk, FilesystemKind::Xfs, 512),
+    ] {
+        let mut bench = Bench::new(400 << 20, sector);
+        bench.policy.layout = layout;
+        bench.policy.filesystem = filesystem;
+        bench.converge();
+        let point = bench.mounted();
+        let record = fs::read_to_string(point.join(".disk-discovery.json")).unwrap();
+        let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+        assert_eq!(
+            record["name"].as_str(),
+            point.file_name().unwrap().to_str(),
+            "{record}"
+        );
+        let options = run(
+            "findmnt",
+            &["-no", "FSTYPE,OPTIONS", &point.to_string_lossy()],
+        );
+        for option in [
+            filesystem.as_str(),
+            "noatime",
+            "nodev",
+            "nosuid",
+            "noexec",
+            "rw",
+        ] {
+            assert!(options.contains(option), "{option} is not in {options}");
+        }
+        // After a reboot it is mounted again, at the same place, with what it holds.
+        fs::write(point.join("data"), "precious").unwrap();
+        bench.reboot();
+        assert_eq!(
+            fs::write(point.join("x"), "y").unwrap_err().raw_os_error(),
+            Some(nix::libc::EPERM),
+            "the bare mount point can be written to"
+        );
+        assert_eq!(fs::metadata(&point).unwrap().mode() & 0o7777, 0);
+        bench.converge();
+        assert_eq!(bench.mounted(), point);
+        assert_eq!(fs::read_to_string(point.join("data")).unwrap(), "precious");
+    }
+}
+
+/// Kills its own process at the n-th announced write.
+struct Killer(AtomicUsize);
+
+impl Progress for Killer {
+    fn event(&self, event: &Event) {
+        if let Event::Writing { what, .. } = event
+            && self.0.fetch_sub(1, Ordering::SeqCst) == 1
+        {
+            eprintln!("killed before: {what}");
+            nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGKILL)
+                .unwrap();
+        }
+    }
+}
+
+/// The process that is killed: this test's own binary, run for this test alone.
+#[test]
+fn killed_child() {
+    let Some(dir) = std::env::var_os("DISK_DISCOVERY_TEST_DIR") else {
+        return;
+    };
+    let text = |name| std::env::var(name).unwrap();
+    let mut bench = Bench::on(Path::new(&dir), &text("DISK_DISCOVERY_TEST_NODE"));
+    if text("DISK_DISCOVERY_TEST_LAYOUT") == "disk" {
+        bench.policy.layout = Layout::Disk;
+    }
+    bench.policy.persist = Persist::Fstab;
+    let killer = Killer(AtomicUsize::new(
+        text("DISK_DISCOVERY_TEST_AT").parse().unwrap(),
+    ));
+    let survey = bench.survey();
+    let outcomes = bench.apply_watched(&survey, &killer);
+    eprintln!("{outcomes:?}");
+    // Its parent cleans up.
+    std::mem::forget(bench);
+}
+
+#[test]
+fn killed_before_any_write_the_next_run_finishes() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    for layout in [Layout::Gpt, Layout::Disk] {
+        for at in 1.. {
+            let mut bench = Bench::new(64 << 20, 512);
+            bench.policy.layout = layout;
+            bench.policy.persist = Persist::Fstab;
+            let child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "killed_child", "--nocapture"])
+                .env("DISK_DISCOVERY_TEST_DIR", bench.dir.path())
+                .env("DISK_DISCOVERY_TEST_NODE", &bench.node)
+                .env("DISK_DISCOVERY_TEST_AT", at.to_string())
+                .env(
+                    "DISK_DISCOVERY_TEST_LAYOUT",
+                    if layout == Layout::Gpt { "gpt" } else { "disk" },
+                )
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&child.stderr).into_owned();
+            let last = said.lines().last().unwrap_or_default().to_owned();
+            if child.status.success() {
+                assert!(at > 8, "only {at} writes were announced: {said}");
+                break;
+            }
+            eprintln!("{layout:?} {at}: {last}");
+            // A power cut forgets the mount; a kill does not. Both must converge.
+            if at % 2 == 0 {
+                bench.reboot();
+            }
+            bench.converge();
+            bench.mounted();
+        }
+    }
+}
+
+#[test]
+fn a_byte_that_appears_between_plan_and_apply_stops_everything() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let bench = Bench::new(64 << 20, 512);
+    let survey = bench.survey();
+    assert_eq!(survey.plan.disks.len(), 1, "{:?}", survey.classification);
+    bench.write(b"x", 3 << 20);
+    let before = bench.checksum();
+    let outcomes = bench.apply(&survey);
+    assert_eq!(outcomes.len(), 1);
+    assert!(refusal(&outcomes).contains("look again"), "{outcomes:?}");
+    assert_eq!(bench.checksum(), before);
+    assert!(bench.survey().plan.is_empty());
+}
+
+#[test]
+fn a_disk_that_somebody_has_open_exclusively_is_left() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let bench = Bench::new(64 << 20, 512);
+    let survey = bench.survey();
+    let held = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_EXCL)
+        .open(&bench.node)
+        .unwrap();
+    let before = bench.checksum();
+    let outcomes = bench.apply(&survey);
+    drop(held);
+    assert!(refusal(&outcomes).contains("in use"), "{outcomes:?}");
+    assert_eq!(bench.checksum(), before);
+}
+
+#[test]
+fn an_approved_disk_is_wiped_and_taken() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let mut bench = Bench::new(200 << 20, 512);
+    bench.policy.filesystem = FilesystemKind::Ext4;
+    run("mkfs.btrfs", &["-q", &bench.node]);
+    let before = bench.checksum();
+    bench.apply(&bench.survey());
+    assert_eq!(bench.checksum(), before, "a foreign disk was changed");
+    let verdict = bench.survey().classification.verdicts[&bench.device()].clone();
+    assert!(verdict.approvable, "{verdict:?}");
+    bench.policy.approvals = vec![Approval {
+        disk: verdict.disk_id.unwrap(),
+        hash: verdict.hash.unwrap(),
+    }];
+    bench.converge();
+    bench.mounted();
+}
+
+#[test]
+fn a_mount_point_that_cannot_be_trusted_is_refused_and_the_disk_stays_ready() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let bench = Bench::new(64 << 20, 512);
+    let survey = bench.survey();
+    let name = survey.plan.disks[0].name.as_str().to_owned();
+    let root = bench.policy.mount_root.clone();
+    // The mount root turns into a symlink after the plan was made.
+    symlink("/etc", &root).unwrap();
+    let outcomes = bench.apply(&survey);
+    fs::remove_file(&root).unwrap();
+    assert!(refusal(&outcomes).contains("symlink"), "{outcomes:?}");
+    // Something was written where the disk belongs.
+    fs::create_dir_all(root.join(&name)).unwrap();
+    fs::write(root.join(&name).join("longhorn-disk.cfg"), "{}").unwrap();
+    let outcomes = bench.apply(&bench.survey());
+    assert!(refusal(&outcomes).contains("not empty"), "{outcomes:?}");
+    fs::remove_file(root.join(&name).join("longhorn-disk.cfg")).unwrap();
+    bench.converge();
+    bench.mounted();
+}
+
+#[test]
+fn a_second_run_is_refused_and_told_who_holds_the_lock() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let bench = Bench::new(64 << 20, 512);
+    let held = HostLock::acquire(&bench.host).unwrap();
+    let survey = bench.survey();
+    let error = apply(&survey.plan, &bench.host, &bench.policy, &Silent).unwrap_err();
+    let holder = format!("process {}", std::process::id());
+    assert!(error.to_string().contains(&holder), "{error}");
+    drop(held);
+    bench.converge();
+}
+
+#[test]
+fn mounts_persist_by_fstab_then_by_units_then_not_at_all() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    const OTHERS: &str = "# by hand\ntmpfs\t/tmp  tmpfs defaults 0 0";
+    let mut bench = Bench::new(64 << 20, 512);
+    let fstab = bench.host.etc.join("fstab");
+    fs::write(&fstab, OTHERS).unwrap();
+    fs::set_permissions(&fstab, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+    bench.policy.persist = Persist::Fstab;
+    bench.converge();
+    let text = fs::read_to_string(&fstab).unwrap();
+    assert!(
+        text.starts_with(OTHERS) && text.contains("nofail"),
+        "{text}"
+    );
+    assert_eq!(fs::metadata(&fstab).unwrap().mode() & 0o7777, 0o640);
+    bench.policy.persist = Persist::Systemd;
+    bench.converge();
+    assert_eq!(fs::read_to_string(&fstab).unwrap(), format!("{OTHERS}\n"));
+    let system = bench.host.etc.join("systemd/system");
+    let unit = fs::read_dir(&system)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .find(|p| p.extension().is_some_and(|e| e == "mount"))
+        .unwrap();
+    let link = system
+        .join("multi-user.target.wants")
+        .join(unit.file_name().unwrap());
+    assert_eq!(
+        fs::canonicalize(&link).unwrap(),
+        fs::canonicalize(&unit).unwrap()
+    );
+    bench.policy.persist = Persist::None;
+    bench.converge();
+    assert!(!unit.exists() && link.symlink_metadata().is_err());
+    bench.mounted();
+}

@@ -1,0 +1,245 @@
+//! Loop devices over files, gone when the test is.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use nix::mount::{MntFlags, umount2};
+
+use crate::require::tool;
+
+/// Runs a tool and returns its output.
+///
+/// # Panics
+/// When it cannot be started or fails; the panic says what it said.
+pub fn run_tool(name: &str, args: &[&str]) -> String {
+    let path = tool(name).unwrap_or_else(|| panic!("{name} is not installed"));
+    let output = Command::new(path)
+        .args(args)
+        .output()
+        .unwrap_or_else(|e| panic!("{name}: cannot be started: {e}"));
+    assert!(
+        output.status.success(),
+        "{name} {}: {}: {}{}",
+        args.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A loop device over a file.
+///
+/// It detaches itself when dropped, and also when the test is killed: the kernel is told to detach it on
+/// the last close, and this value holds it open.
+#[derive(Debug)]
+pub struct LoopDisk {
+    node: PathBuf,
+    backing: PathBuf,
+    held: Option<File>,
+}
+
+impl LoopDisk {
+    /// Attaches `backing` with 512-byte sectors.
+    #[must_use]
+    pub fn attach(backing: &Path) -> Self {
+        Self::attach_with(backing, 512, &[])
+    }
+
+    /// Attaches `backing` with this logical sector size and further options of losetup(8).
+    ///
+    /// # Panics
+    /// When the kernel or losetup refuses.
+    #[must_use]
+    pub fn attach_with(backing: &Path, sector: u32, options: &[&str]) -> Self {
+        let sector = sector.to_string();
+        let mut args = vec!["--find", "--show", "--sector-size", &sector];
+        args.extend_from_slice(options);
+        let file = backing.to_str().unwrap();
+        args.push(file);
+        let node = PathBuf::from(run_tool("losetup", &args).trim());
+        let held = File::open(&node)
+            .unwrap_or_else(|e| panic!("{}: cannot be opened: {e}", node.display()));
+        run_tool("losetup", &["--detach", node.to_str().unwrap()]);
+        let disk = Self {
+            node,
+            backing: backing.to_path_buf(),
+            held: Some(held),
+        };
+        // The kernel keeps partitions added by BLKPG when a loop device is detached, so a test that was
+        // killed may have left some on this number.
+        disk.hide_partitions();
+        disk.show();
+        disk
+    }
+
+    /// Lists it, with room for partitions, in the `/sys/class/block` of this thread's sandbox.
+    pub(crate) fn show(&self) {
+        for link in self.links() {
+            let name = link.file_name().unwrap().to_str().unwrap();
+            let below = match name.strip_prefix(self.name()) {
+                Some("") => String::new(),
+                _ => format!("/{name}"),
+            };
+            let target = format!("../../devices/virtual/block/{}{below}", self.name());
+            match symlink(target, &link) {
+                // The kernel lists it: there is no sandbox, or it shows all.
+                Err(e) if matches!(e.kind(), ErrorKind::AlreadyExists | ErrorKind::PermissionDenied) => {}
+                result => result.unwrap_or_else(|e| panic!("{}: {e}", link.display())),
+            }
+        }
+    }
+
+    /// The names of the disk and of four partitions in `/sys/class/block`.
+    fn links(&self) -> Vec<PathBuf> {
+        let class = Path::new("/sys/class/block");
+        let partitions = (1..=4).map(|number| class.join(format!("{}p{number}", self.name())));
+        std::iter::once(class.join(self.name()))
+            .chain(partitions)
+            .collect()
+    }
+
+    /// The device node, `/dev/loop7`.
+    #[must_use]
+    pub fn node(&self) -> &Path {
+        &self.node
+    }
+
+    /// The kernel name, `loop7`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.node.file_name().unwrap().to_str().unwrap()
+    }
+
+    /// The backing file.
+    #[must_use]
+    pub fn backing(&self) -> &Path {
+        &self.backing
+    }
+
+    /// Writes what the page cache of the device holds to the backing file.
+    pub fn sync(&self) {
+        if let Some(held) = &self.held {
+            nix::unistd::fsync(held)
+                .unwrap_or_else(|e| panic!("{}: cannot sync: {e}", self.node.display()));
+        }
+    }
+
+    /// Kernel names of the partitions that the kernel shows.
+    #[must_use]
+    pub fn partitions(&self) -> Vec<String> {
+        let dir = Path::new("/sys/block").join(self.name());
+        let Ok(entries) = fs::read_dir(dir) else {
+            return Vec::new();
+        };
+        entries
+            .filter_map(Result::ok)
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .filter(|name| name.starts_with(&format!("{}p", self.name())))
+            .collect()
+    }
+
+    /// Makes the kernel forget the partitions, as a reboot would.
+    pub fn hide_partitions(&self) {
+        for name in self.partitions() {
+            let number = name.rsplit_once('p').unwrap().1;
+            run_tool("delpart", &[self.node.to_str().unwrap(), number]);
+        }
+    }
+
+    /// Where this disk or a partition of it is mounted in this thread's namespace, in mount order.
+    #[must_use]
+    pub fn mount_points(&self) -> Vec<PathBuf> {
+        let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let node = self.node.to_str().unwrap();
+        table
+            .lines()
+            .filter(|line| {
+                let source = line.split(" - ").nth(1).and_then(|t| t.split(' ').nth(1));
+                source.is_some_and(|source| {
+                    source == node
+                        || source
+                            .strip_prefix(node)
+                            .is_some_and(|rest| rest.starts_with('p'))
+                })
+            })
+            .filter_map(|line| line.split(' ').nth(4))
+            .map(PathBuf::from)
+            .collect()
+    }
+
+    /// Unmounts this disk and its partitions wherever they are mounted, the last mount first.
+    pub fn unmount(&self) {
+        for point in self.mount_points().iter().rev() {
+            for attempt in 0..50 {
+                match umount2(point.as_path(), MntFlags::empty()) {
+                    Ok(()) => break,
+                    Err(nix::errno::Errno::EBUSY) if attempt < 49 => {
+                        sleep(Duration::from_millis(20));
+                    }
+                    Err(_) => {
+                        umount2(point.as_path(), MntFlags::MNT_DETACH)
+                            .unwrap_or_else(|e| panic!("{}: cannot unmount: {e}", point.display()));
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Unmounts and detaches now, and waits until the kernel has let go of the file.
+    ///
+    /// # Panics
+    /// When the device is still bound after ten seconds.
+    pub fn detach(mut self) {
+        self.release();
+        let bound = Path::new("/sys/block")
+            .join(self.name())
+            .join("loop/backing_file");
+        for _ in 0..500 {
+            match fs::read_to_string(&bound) {
+                Ok(text) if text.trim() == self.backing.to_str().unwrap() => {
+                    sleep(Duration::from_millis(20));
+                }
+                _ => return,
+            }
+        }
+        panic!("{}: still bound after ten seconds", self.node.display());
+    }
+
+    fn release(&mut self) {
+        if self.held.is_some() {
+            self.unmount();
+            self.hide_partitions();
+            for link in self.links() {
+                // sysfs itself refuses.
+                if let Err(e) = fs::remove_file(&link)
+                    && !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied)
+                {
+                    panic!("{}: {e}", link.display());
+                }
+            }
+            self.held = None;
+        }
+    }
+}
+
+impl Drop for LoopDisk {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // A second panic would hide the first; the kernel detaches on the last close all the same.
+            let released =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.release()));
+            if released.is_err() {
+                eprintln!("{}: could not be released", self.node.display());
+            }
+        } else {
+            self.release();
+        }
+    }
+}

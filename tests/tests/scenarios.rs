@@ -1,0 +1,702 @@
+//! What goes wrong on real hosts, on real devices.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use disk_discovery_tests::cases::{CASES, build};
+use disk_discovery_tests::disk::run_tool;
+use disk_discovery_tests::image;
+use disk_discovery_tests::run::{
+    Said, assert_done, command, failures, hashes, look, once, reasons, run, verdict,
+};
+use disk_discovery_tests::sim::{Content, Faults, SimDisk, SimHost};
+use disk_discovery_tests::{LoopDisk, Sandbox, require_devices, require_fuse};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
+use storage_core::model::{Approval, FilesystemKind, Layout, VerdictKind};
+use storage_core::observe::Observer;
+use storage_core::pipeline::survey;
+use storage_core::progress::{Event, Progress, Silent};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Does something when a step begins.
+struct AtStep<F: Fn() + Sync>(&'static str, F);
+
+impl<F: Fn() + Sync> Progress for AtStep<F> {
+    fn event(&self, event: &Event) {
+        if matches!(event, Event::StepStarted { step, .. } if *step == self.0) {
+            self.1();
+        }
+    }
+}
+
+#[test]
+fn blank_disks_are_prepared_and_the_second_run_does_nothing() {
+    require_fuse!();
+    let sandbox = Sandbox::new();
+    let host = SimHost::new(&sandbox.path().join("sim"));
+    for (layout, filesystem) in [
+        (Layout::Gpt, FilesystemKind::Ext4),
+        (Layout::Gpt, FilesystemKind::Xfs),
+        (Layout::Disk, FilesystemKind::Ext4),
+        (Layout::Disk, FilesystemKind::Xfs),
+    ] {
+        let name = format!("{layout:?}-{filesystem:?}");
+        let disk = host.disk(&name, 320 * MIB, Content::default());
+        let device = host.attach(&name);
+        let mut policy = sandbox.policy([&device]);
+        policy.layout = layout;
+        policy.filesystem = filesystem;
+        let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+        assert_eq!(failures(&outcomes), "", "{name}");
+        assert_done(&sandbox.host(), &policy, &[&device]);
+        let point = device.mount_points().remove(0);
+        nix::unistd::syncfs(File::open(point).unwrap()).unwrap();
+
+        let writes = disk.writes();
+        let said = run(&policy, &["--once"]);
+        assert_eq!(said.code, Some(0), "{name}: {}", said.stderr);
+        let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+        assert_eq!(outcomes, [], "{name}");
+        assert_eq!(
+            disk.writes(),
+            writes,
+            "{name}: a quiet run wrote to the disk"
+        );
+    }
+}
+
+#[test]
+fn the_command_prepares_several_disks_in_one_run() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let disks: Vec<_> = (0..4)
+        .map(|i| sandbox.blank(&format!("disk{i}"), 64 * MIB))
+        .collect();
+    let policy = sandbox.policy(&disks);
+    let dry = run(&policy, &["--dry-run", "--exit-code"]);
+    assert_eq!(dry.code, Some(2), "{}{}", dry.stdout, dry.stderr);
+    let said = run(&policy, &["--once"]);
+    assert_eq!(said.code, Some(0), "{}{}", said.stdout, said.stderr);
+    assert_done(&sandbox.host(), &policy, &disks.iter().collect::<Vec<_>>());
+    let dry = run(&policy, &["--dry-run", "--exit-code"]);
+    assert_eq!(dry.code, Some(0), "{}{}", dry.stdout, dry.stderr);
+}
+
+#[test]
+fn a_dry_run_writes_nowhere() {
+    require_fuse!();
+    let sandbox = Sandbox::new();
+    let host = SimHost::new(&sandbox.path().join("sim"));
+    let disk = host.disk("disk", 64 * MIB, Content::default());
+    let device = host.attach("disk");
+    let policy = sandbox.policy([&device]);
+    let listing = || {
+        let files = run_tool("find", &["/run", "/srv", "-printf", "%p %s %T@ %m\\n"]);
+        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        (files, mounts)
+    };
+    let before = listing();
+    for format in ["table", "json", "yaml"] {
+        let said = run(&policy, &["--dry-run", "-o", format]);
+        assert_eq!(said.code, Some(0), "{format}: {}", said.stderr);
+        assert!(
+            said.stdout.contains(device.name()),
+            "{format}: {}",
+            said.stdout
+        );
+    }
+    let said = run(&policy, &["explain", device.node().to_str().unwrap()]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert_eq!(listing(), before);
+    assert_eq!(disk.writes(), 0);
+}
+
+#[test]
+fn of_two_runs_at_once_only_one_acts_and_the_other_says_who_holds_the_lock() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let [first, second] = ["first", "second"].map(|name| sandbox.blank(name, 64 * MIB));
+    let policy = sandbox.policy([&first, &second]);
+    let other: Mutex<Option<Said>> = Mutex::new(None);
+    let in_between = AtStep("make-filesystem", || {
+        let mut other = other.lock().unwrap();
+        if other.is_none() {
+            *other = Some(run(&policy, &["--once"]));
+        }
+    });
+    let (_, outcomes) = once(&sandbox.host(), &policy, &in_between);
+    assert_eq!(failures(&outcomes), "");
+    assert_done(&sandbox.host(), &policy, &[&first, &second]);
+    let other = other.into_inner().unwrap().expect("the other run");
+    assert_eq!(other.code, Some(1), "{other:?}");
+    let me = std::process::id().to_string();
+    assert!(
+        other.stderr.contains("lock") && other.stderr.contains(&me),
+        "{}",
+        other.stderr
+    );
+}
+
+#[test]
+fn a_disk_that_is_pulled_out_during_mkfs_fails_alone_and_is_finished_when_it_is_back() {
+    require_fuse!();
+    for filesystem in [FilesystemKind::Ext4, FilesystemKind::Xfs] {
+        let sandbox = Sandbox::new();
+        let host = SimHost::new(&sandbox.path().join("sim"));
+        let disk = host.disk("pulled", 320 * MIB, Content::default());
+        let device = host.attach("pulled");
+        let well = sandbox.blank("well", 320 * MIB);
+        let mut policy = sandbox.policy([&device, &well]);
+        policy.filesystem = filesystem;
+        let pull = AtStep("make-filesystem", || {
+            let writes = disk.writes();
+            disk.set_faults(Faults {
+                dies_after_writes: Some(writes + 3),
+                ..Faults::default()
+            });
+        });
+        let began = Instant::now();
+        let (_, outcomes) = once(&sandbox.host(), &policy, &pull);
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "{:?}",
+            began.elapsed()
+        );
+        let failed = failures(&outcomes);
+        assert!(failed.contains(device.name()), "{failed}");
+        assert!(!failed.contains(well.name()), "{failed}");
+        assert_eq!(well.mount_points().len(), 1);
+        assert_eq!(device.mount_points().len(), 0);
+
+        disk.set_faults(Faults::default());
+        // A disk that comes back is a new device to the kernel, without anything in the page cache.
+        device.detach();
+        let device = host.attach("pulled");
+        policy.include = sandbox.policy([&device, &well]).include;
+        let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+        assert_eq!(failures(&outcomes), "");
+        assert_done(&sandbox.host(), &policy, &[&device, &well]);
+    }
+}
+
+fn fill(dir: &Path) -> std::path::PathBuf {
+    let path = dir.join("filler");
+    let mut file = File::create(&path).unwrap();
+    for chunk in [65536, 4096, 512, 1] {
+        while file.write_all(&vec![7; chunk]).is_ok() {}
+    }
+    path
+}
+
+#[test]
+fn a_full_host_filesystem_stops_the_mount_and_the_next_run_finishes() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let disk = sandbox.blank("disk", 64 * MIB);
+    let policy = sandbox.policy([&disk]);
+    let filler = fill(Path::new("/srv"));
+    let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    let failed = failures(&outcomes);
+    assert!(failed.to_lowercase().contains("no space"), "{failed:?}");
+    assert_eq!(disk.mount_points().len(), 0);
+    fs::remove_file(filler).unwrap();
+    let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    assert_eq!(failures(&outcomes), "");
+    assert_done(&sandbox.host(), &policy, &[&disk]);
+}
+
+#[test]
+fn a_read_only_mount_root_is_named_and_the_next_run_finishes() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let disk = sandbox.blank("disk", 64 * MIB);
+    let policy = sandbox.policy([&disk]);
+    run_tool("mount", &["-o", "remount,ro", "/srv"]);
+    let said = run(&policy, &["--once"]);
+    let all = format!("{}{}", said.stdout, said.stderr).to_lowercase();
+    assert_eq!(said.code, Some(1), "{all}");
+    assert!(all.contains("read-only"), "{all}");
+    assert_eq!(disk.mount_points().len(), 0);
+    run_tool("mount", &["-o", "remount,rw", "/srv"]);
+    let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    assert_eq!(failures(&outcomes), "");
+    assert_done(&sandbox.host(), &policy, &[&disk]);
+}
+
+#[test]
+fn nothing_is_touched_when_the_mount_root_is_a_symlink() {
+    require_fuse!();
+    let sandbox = Sandbox::new();
+    let host = SimHost::new(&sandbox.path().join("sim"));
+    let disk = host.disk("disk", 64 * MIB, Content::default());
+    let device = host.attach("disk");
+    let policy = sandbox.policy([&device]);
+    fs::create_dir("/srv/elsewhere").unwrap();
+    symlink("/srv/elsewhere", &policy.mount_root).unwrap();
+    let said = run(&policy, &["--once"]);
+    let all = format!("{}{}", said.stdout, said.stderr);
+    assert!(
+        all.contains("symlink") || all.contains("symbolic link"),
+        "{all}"
+    );
+    assert_eq!(disk.writes(), 0, "{all}");
+    assert_eq!(device.mount_points().len(), 0);
+    assert_eq!(fs::read_dir("/srv/elsewhere").unwrap().count(), 0);
+}
+
+#[test]
+fn a_mount_root_on_a_filesystem_of_memory_is_refused_or_prepares_nothing_that_is_lost() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let disk = sandbox.blank("disk", 64 * MIB);
+    let policy = sandbox.policy([&disk]);
+    fs::create_dir(&policy.mount_root).unwrap();
+    let none: Option<&str> = None;
+    mount(
+        Some("tmpfs"),
+        &policy.mount_root,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        none,
+    )
+    .unwrap();
+    let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    disk.unmount();
+    umount2(&policy.mount_root, MntFlags::MNT_DETACH).unwrap();
+    // Whatever the run thought of the tmpfs, on the right filesystem the disk is finished without loss.
+    let (_, after) = once(&sandbox.host(), &policy, &Silent);
+    assert_eq!(failures(&after), "", "before: {}", failures(&outcomes));
+    assert_done(&sandbox.host(), &policy, &[&disk]);
+}
+
+#[test]
+fn disks_with_sectors_of_4096_bytes_are_prepared() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    for (index, (layout, filesystem)) in [
+        (Layout::Gpt, FilesystemKind::Ext4),
+        (Layout::Gpt, FilesystemKind::Xfs),
+        (Layout::Disk, FilesystemKind::Ext4),
+        (Layout::Disk, FilesystemKind::Xfs),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let backing = sandbox.path().join(format!("disk{index}"));
+        image::sparse(&backing, 320 * MIB);
+        let disk = LoopDisk::attach_with(&backing, 4096, &[]);
+        let mut policy = sandbox.policy([&disk]);
+        policy.layout = layout;
+        policy.filesystem = filesystem;
+        let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+        assert_eq!(failures(&outcomes), "", "{layout:?} {filesystem:?}");
+        assert_done(&sandbox.host(), &policy, &[&disk]);
+        sandbox.reboot([&disk]);
+        let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+        assert_eq!(
+            failures(&outcomes),
+            "",
+            "{layout:?} {filesystem:?} after a reboot"
+        );
+        assert_done(&sandbox.host(), &policy, &[&disk]);
+    }
+}
+
+#[test]
+fn the_limit_of_ten_gib_holds_to_the_sector() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let below = sandbox.blank("below", 10 * GIB - 512);
+    let at = sandbox.blank("at", 10 * GIB);
+    let mut policy = sandbox.policy([&below, &at]);
+    policy.min_size = storage_core::model::Policy::new("n").min_size;
+    let (seen, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    assert_eq!(failures(&outcomes), "");
+    let refused = verdict(&seen, &below);
+    assert_eq!(refused.kind, VerdictKind::Excluded, "{}", reasons(refused));
+    assert!(
+        refused.reasons.iter().any(|r| r.rule == "min-size"),
+        "{}",
+        reasons(refused)
+    );
+    assert_eq!(verdict(&seen, &at).kind, VerdictKind::Blank);
+    assert_eq!(at.mount_points().len(), 1);
+    assert_eq!(below.mount_points().len(), 0);
+}
+
+#[test]
+fn a_disk_of_16_tib_is_prepared() {
+    require_fuse!();
+    let sandbox = Sandbox::new();
+    let host = SimHost::new(&sandbox.path().join("sim"));
+    for (name, filesystem) in [("xfs", FilesystemKind::Xfs), ("ext4", FilesystemKind::Ext4)] {
+        let disk = host.disk(name, 16 << 40, Content::default());
+        let device = host.attach(name);
+        let mut policy = sandbox.policy([&device]);
+        policy.filesystem = filesystem;
+        let seen = look(&sandbox.host(), &policy);
+        assert_eq!(
+            verdict(&seen, &device).kind,
+            VerdictKind::Blank,
+            "{}",
+            reasons(verdict(&seen, &device))
+        );
+        assert!(
+            disk.bytes_read() < 64 * MIB,
+            "a pass read {} bytes",
+            disk.bytes_read()
+        );
+        let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+        assert_eq!(failures(&outcomes), "", "{name}");
+        assert_done(&sandbox.host(), &policy, &[&device]);
+        let said = run_tool(
+            "df",
+            &[
+                "-B1",
+                "--output=size",
+                device.mount_points()[0].to_str().unwrap(),
+            ],
+        );
+        let size: u64 = said.lines().nth(1).unwrap().trim().parse().unwrap();
+        assert!(size > 15 << 40, "{name}: the filesystem has {size} bytes");
+        device.detach();
+        disk.forget();
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_delays_no_other_verdict() {
+    require_fuse!();
+    let sandbox = Sandbox::new();
+    let host = SimHost::new(&sandbox.path().join("sim"));
+    let disk = host.disk("hangs", 64 * MIB, Content::default());
+    let device = host.attach("hangs");
+    let well: Vec<_> = (0..3)
+        .map(|i| sandbox.blank(&format!("well{i}"), 64 * MIB))
+        .collect();
+    let mut policy = sandbox.policy(well.iter().chain([&device]));
+    policy.read_timeout = Duration::from_secs(2);
+    disk.set_faults(Faults {
+        hangs: true,
+        ..Faults::default()
+    });
+    let began = Instant::now();
+    let (seen, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    let took = began.elapsed();
+    disk.set_faults(Faults::default());
+    let hung = verdict(&seen, &device);
+    assert!(
+        matches!(hung.kind, VerdictKind::Unreadable | VerdictKind::Unknown),
+        "{}: {}",
+        hung.kind,
+        reasons(hung)
+    );
+    assert_eq!(failures(&outcomes), "");
+    for disk in &well {
+        assert_eq!(
+            disk.mount_points().len(),
+            1,
+            "{}",
+            reasons(verdict(&seen, disk))
+        );
+    }
+    assert!(took < Duration::from_secs(20), "the run took {took:?}");
+}
+
+#[test]
+fn a_read_error_anywhere_the_proof_looks_makes_a_disk_unreadable() {
+    require_fuse!();
+    let sandbox = Sandbox::new();
+    let host = SimHost::new(&sandbox.path().join("sim"));
+    let size = 64 * MIB;
+    let places = [("start", 0), ("middle", size / 2), ("end", size - 512)];
+    let mut disks: Vec<(Arc<SimDisk>, LoopDisk)> = Vec::new();
+    for (name, at) in places {
+        let disk = host.disk(name, size, Content::default());
+        let device = host.attach(name);
+        disk.set_faults(Faults {
+            bad_bytes: vec![at],
+            ..Faults::default()
+        });
+        disks.push((disk, device));
+    }
+    let mut policy = sandbox.policy(disks.iter().map(|(_, device)| device));
+    policy.proof = storage_core::model::ProofDepth::Full;
+    let (seen, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    assert_eq!(outcomes, []);
+    for ((disk, device), (name, _)) in disks.iter().zip(places) {
+        let verdict = verdict(&seen, device);
+        assert_eq!(
+            verdict.kind,
+            VerdictKind::Unreadable,
+            "{name}: {}",
+            reasons(verdict)
+        );
+        assert_eq!(disk.writes(), 0);
+    }
+}
+
+#[test]
+fn a_disk_keeps_its_name_when_the_kernel_gives_it_another() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let disk = sandbox.blank("disk", 64 * MIB);
+    let policy = sandbox.policy([&disk]);
+    let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    assert_eq!(failures(&outcomes), "");
+    let first = disk.mount_points();
+    fs::write(first[0].join("replica"), "data").unwrap();
+    let (old, backing) = (disk.name().to_owned(), disk.backing().to_path_buf());
+    disk.detach();
+
+    let in_its_place = sandbox.blank("in-its-place", 64 * MIB);
+    assert_eq!(in_its_place.name(), old, "the number is free again");
+    let disk = LoopDisk::attach(&backing);
+    assert_ne!(disk.name(), old);
+    let policy = sandbox.policy([&disk, &in_its_place]);
+    let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    assert_eq!(failures(&outcomes), "");
+    assert_eq!(disk.mount_points(), first);
+    assert_eq!(
+        fs::read_to_string(first[0].join("replica")).unwrap(),
+        "data"
+    );
+    assert_eq!(in_its_place.mount_points().len(), 1);
+    assert_ne!(in_its_place.mount_points(), first);
+}
+
+#[test]
+fn of_a_disk_and_its_clone_neither_is_mounted_nor_changed() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let disk = sandbox.blank("disk", 64 * MIB);
+    let policy = sandbox.policy([&disk]);
+    let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    assert_eq!(failures(&outcomes), "");
+    sandbox.reboot([&disk]);
+    disk.sync();
+    let copy = sandbox.path().join("copy");
+    run_tool(
+        "cp",
+        &[
+            "--sparse=always",
+            disk.backing().to_str().unwrap(),
+            copy.to_str().unwrap(),
+        ],
+    );
+    let copy = LoopDisk::attach(&copy);
+    let policy = sandbox.policy([&disk, &copy]);
+    let before = hashes([&disk, &copy]);
+    let (seen, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    assert_eq!(failures(&outcomes), "");
+    for disk in [&disk, &copy] {
+        let verdict = verdict(&seen, disk);
+        assert_eq!(
+            verdict.kind,
+            VerdictKind::Quarantined,
+            "{}",
+            reasons(verdict)
+        );
+        assert_eq!(disk.mount_points().len(), 0);
+    }
+    assert_eq!(hashes([&disk, &copy]), before);
+
+    // With the clone gone the disk is taken again, without anybody's help.
+    copy.detach();
+    let policy = sandbox.policy([&disk]);
+    let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    assert_eq!(failures(&outcomes), "");
+    assert_done(&sandbox.host(), &policy, &[&disk]);
+}
+
+#[test]
+fn a_mount_stacked_on_ours_is_reported_and_left() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let disk = sandbox.blank("disk", 64 * MIB);
+    let policy = sandbox.policy([&disk]);
+    let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    assert_eq!(failures(&outcomes), "");
+    let point = disk.mount_points().remove(0);
+    let none: Option<&str> = None;
+    mount(Some("tmpfs"), &point, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+    let before = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    let (seen, _) = once(&sandbox.host(), &policy, &Silent);
+    let why = reasons(verdict(&seen, &disk));
+    assert!(why.contains("stacked") || why.contains("over"), "{why}");
+    assert_eq!(
+        fs::read_to_string("/proc/thread-self/mountinfo").unwrap(),
+        before
+    );
+    umount2(&point, MntFlags::empty()).unwrap();
+    assert_done(&sandbox.host(), &policy, &[&disk]);
+}
+
+#[test]
+fn a_read_only_remount_is_reported_and_nothing_is_formatted() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let disk = sandbox.blank("disk", 64 * MIB);
+    let policy = sandbox.policy([&disk]);
+    let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    assert_eq!(failures(&outcomes), "");
+    let point = disk.mount_points().remove(0);
+    run_tool("mount", &["-o", "remount,ro", point.to_str().unwrap()]);
+    let before = hashes([&disk]);
+    let (seen, _) = once(&sandbox.host(), &policy, &Silent);
+    let why = reasons(verdict(&seen, &disk));
+    assert!(why.contains("read-only"), "{why}");
+    assert_eq!(hashes([&disk]), before);
+}
+
+#[test]
+fn a_disk_with_data_is_overwritten_only_with_the_hash_of_what_is_on_it() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let backing = sandbox.path().join("foreign");
+    build(
+        CASES.iter().find(|case| case.name == "ext4").unwrap(),
+        &backing,
+    );
+    let disk = LoopDisk::attach(&backing);
+    let mut policy = sandbox.policy([&disk]);
+    let seen = look(&sandbox.host(), &policy);
+    let found = verdict(&seen, &disk);
+    assert!(found.approvable, "{}", reasons(found));
+    let approval = Approval {
+        disk: found.disk_id.clone().unwrap(),
+        hash: found.hash.clone().unwrap(),
+    };
+
+    // What is on it changes: the approval is spent on nothing.
+    image::poke(&backing, 4096 + 77, b"changed");
+    let disk = {
+        disk.detach();
+        LoopDisk::attach(&backing)
+    };
+    policy.include = sandbox.policy([&disk]).include;
+    policy.approvals = vec![approval];
+    let before = hashes([&disk]);
+    let (seen, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    assert_eq!(outcomes, []);
+    assert_eq!(seen.plan.refused.len(), 1, "{:?}", seen.plan.refused);
+    assert_eq!(hashes([&disk]), before);
+
+    let found = verdict(&seen, &disk);
+    policy.approvals = vec![Approval {
+        disk: found.disk_id.clone().unwrap(),
+        hash: found.hash.clone().unwrap(),
+    }];
+    let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    assert_eq!(failures(&outcomes), "");
+    policy.approvals.clear();
+    assert_done(&sandbox.host(), &policy, &[&disk]);
+}
+
+/// Kernel uevents about devices of these names that are waiting.
+fn uevents(socket: &impl AsRawFd, names: &[&str]) -> Vec<String> {
+    let mut buffer = [0; 16384];
+    let mut found = Vec::new();
+    while let Ok(length) = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+        let text = String::from_utf8_lossy(&buffer[..length]).replace('\0', " ");
+        if names.iter().any(|name| text.contains(&format!("/{name}"))) {
+            found.push(text);
+        }
+    }
+    found
+}
+
+#[test]
+fn a_pass_causes_no_uevent_opens_nothing_for_writing_and_keeps_nothing_open() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let [blank, done] = ["blank", "done"].map(|name| sandbox.blank(name, 64 * MIB));
+    let policy = sandbox.policy([&done]);
+    let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    assert_eq!(failures(&outcomes), "");
+    let policy = sandbox.policy([&blank, &done]);
+
+    let netlink = socket(
+        AddressFamily::Netlink,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkKObjectUEvent,
+    )
+    .unwrap();
+    bind(netlink.as_raw_fd(), &NetlinkAddr::new(0, 1)).unwrap();
+    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).unwrap();
+    for disk in [&blank, &done] {
+        let flags =
+            AddWatchFlags::IN_OPEN | AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MODIFY;
+        inotify.add_watch(disk.node(), flags).unwrap();
+    }
+    let mut observer = Observer::new(sandbox.host());
+    assert!(!survey(&mut observer, &policy, &Silent).plan.is_empty());
+    let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = descriptors();
+    for _ in 0..3 {
+        let seen = survey(&mut observer, &policy, &Silent);
+        assert_eq!(verdict(&seen, &blank).kind, VerdictKind::Blank);
+    }
+    assert_eq!(descriptors(), before, "a pass left descriptors open");
+    drop(observer);
+
+    // Events of the kernel are sent from within the calls that cause them; a moment for its work queues.
+    let mut waiting = [PollFd::new(netlink.as_fd(), PollFlags::POLLIN)];
+    poll(&mut waiting, PollTimeout::from(300_u16)).unwrap();
+    let seen = uevents(&netlink, &[blank.name(), done.name()]);
+    assert_eq!(seen, [] as [String; 0], "uevents");
+    let opened = inotify.read_events().unwrap_or_default();
+    assert!(!opened.is_empty(), "the pass read the disks");
+    for event in opened {
+        assert!(
+            !event
+                .mask
+                .intersects(AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MODIFY),
+            "{event:?}"
+        );
+    }
+}
+
+#[test]
+fn without_root_a_dry_run_says_what_it_could_not_see_and_plans_nothing() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let disk = sandbox.blank("disk", 64 * MIB);
+    let policy = sandbox.policy([&disk]);
+    let as_root = command(&policy, &["--dry-run", "--exit-code"]);
+    let mut unprivileged = Command::new("setpriv");
+    unprivileged
+        .args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--inh-caps=-all",
+        ])
+        .arg(as_root.get_program())
+        .args(as_root.get_args());
+    let said = Said::from(unprivileged.output().unwrap());
+    assert_eq!(said.code, Some(0), "{}{}", said.stdout, said.stderr);
+    let all = format!("{}{}", said.stdout, said.stderr).to_lowercase();
+    assert!(all.contains("root") || all.contains("permission"), "{all}");
+}
