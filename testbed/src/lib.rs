@@ -1,12 +1,13 @@
 //! A real kube-apiserver over etcd, started on loopback, and a stand-in for Longhorn beside it.
 //!
-//! [`cluster::Cluster`] is the API server, [`longhorn`] the stand-in. The servers are built once by
+//! [`cluster::Cluster`] is the API server, [`longhorn`] the stand-in, [`flux`] the real Flux. The servers are built once by
 //! `scripts/build-testbed` and cached outside the checkout.
 #![deny(missing_docs)]
 
 pub mod cluster;
 mod directory;
 mod error;
+pub mod flux;
 pub mod longhorn;
 pub mod pki;
 pub mod servers;
