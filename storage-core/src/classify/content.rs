@@ -382,7 +382,7 @@ pub(super) fn not_ours(subject: &Subject<'_>) -> Vec<Finding> {
             for signature in content
                 .signatures
                 .iter()
-                .filter(|s| !ours(s) && !(within(s.offset) && files(s)))
+                .filter(|s| !(ours(s) || within(s.offset) && files(s)))
             {
                 findings.push(Finding::new(describe(signature)));
             }
@@ -407,7 +407,7 @@ pub(super) fn not_ours(subject: &Subject<'_>) -> Vec<Finding> {
                             bytes(part.length)
                         )));
                     }
-                    for signature in part.signatures.iter().filter(|s| !ours(s) && !files(s)) {
+                    for signature in part.signatures.iter().filter(|s| !(ours(s) || files(s))) {
                         findings.push(Finding::new(format!(
                             "in partition {}: {}",
                             part.number,
