@@ -1,0 +1,4 @@
+//! The node agent.
+
+pub mod longhorn;
+pub mod names;
