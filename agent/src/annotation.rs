@@ -366,6 +366,16 @@ pub fn told(node: &NodeMeta) -> BTreeMap<String, Standing> {
         .collect()
 }
 
+/// The problems of the node that the report annotation tells of.
+#[must_use]
+pub fn told_problems(node: &NodeMeta) -> BTreeSet<String> {
+    let text = node.annotations.get(names::REPORT);
+    let report: Option<Report> = text.and_then(|text| serde_json::from_str(text).ok());
+    report
+        .map(|r| r.problems.into_iter().collect())
+        .unwrap_or_default()
+}
+
 /// Reads the operator's approvals: `<disk id>@<hash>`, separated by commas or blanks. What cannot be read is returned as text.
 #[must_use]
 pub fn approvals(text: &str) -> (Vec<Approval>, Vec<String>) {

@@ -88,6 +88,14 @@ impl Burst {
     }
 }
 
+#[expect(
+    deprecated,
+    reason = "its successor is the same but unsafe, for types that are not I/O-safe; OwnedFd is"
+)]
+fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(fd)
+}
+
 /// The socket.
 #[derive(Debug)]
 pub struct Uevents {
@@ -111,9 +119,7 @@ impl Uevents {
             setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
         }
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, KERNEL_GROUP))?;
-        Ok(Self {
-            fd: AsyncFd::register(fd)?,
-        })
+        Ok(Self { fd: register(fd)? })
     }
 
     /// Waits for a burst that concerns block devices and gives it when it is over.

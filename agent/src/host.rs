@@ -1,0 +1,542 @@
+//! One pass over the host, through `storage-core`, and what of it the agent works with.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use storage_core::apply::{self, Effect, Outcome, Retry};
+use storage_core::host::HostRoot;
+use storage_core::model::{
+    Approval, BlockDevice, ContentState, DiskName, Mount, Observation, Own, OwnStage, Policy,
+    SignatureClass, Verdict, VerdictKind,
+};
+use storage_core::observe::Observer;
+use storage_core::pipeline::{self, Survey};
+use storage_core::progress::{Event, Progress};
+use uuid::Uuid;
+
+use crate::longhorn::{DiskConfig, HostDisk, Presence};
+use crate::view::{DiskView, Notice};
+
+/// What a pass is asked to do.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Request {
+    /// Consents that were spent for this pass.
+    pub approvals: Vec<Approval>,
+    /// Whether to carry the plan out. Without, nothing is written.
+    pub act: bool,
+    /// Identity of the cluster.
+    pub cluster: Option<Uuid>,
+    /// Whether to look at everything anew, remembering nothing.
+    pub forget: bool,
+}
+
+/// What a pass found and did.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Findings {
+    /// The whole disks.
+    pub disks: Vec<DiskView>,
+    /// Those that Longhorn may get.
+    pub registrable: Vec<HostDisk>,
+    /// Whether the pass saw the whole host, so that a disk that is not among them is gone.
+    pub complete: bool,
+    /// What concerns the node as a whole.
+    pub problems: Vec<String>,
+    /// Answers to the approvals.
+    pub notices: Vec<Notice>,
+    /// Whether something failed that may succeed without anybody's help.
+    pub retry: bool,
+}
+
+/// Looks at the host and works on it. Blocks.
+pub trait Host: Send + 'static {
+    /// One pass.
+    fn pass(&mut self, request: &Request) -> Findings;
+}
+
+/// The host that the library sees.
+#[derive(Debug)]
+pub struct RealHost {
+    observer: Observer,
+    root: HostRoot,
+    policy: Policy,
+}
+
+struct Log;
+
+impl Progress for Log {
+    fn event(&self, event: &Event) {
+        match event {
+            Event::StepStarted { device, name, step } => {
+                tracing::info!(%device, %name, step, "step started");
+            }
+            Event::StepProgress {
+                device,
+                step,
+                elapsed,
+                note,
+            } => {
+                tracing::info!(%device, step, ?elapsed, note, "step is at work");
+            }
+            Event::StepEnded(outcome) => {
+                tracing::info!(
+                    device = %outcome.device, name = %outcome.name, step = outcome.step,
+                    elapsed = ?outcome.elapsed, text = outcome.text, effect = %outcome.effect, "step ended"
+                );
+            }
+            other => tracing::trace!(?other, "progress"),
+        }
+    }
+}
+
+impl RealHost {
+    /// The host below `root`, judged by `policy`.
+    #[must_use]
+    pub fn new(root: HostRoot, policy: Policy) -> Self {
+        Self {
+            observer: Observer::new(root.clone()),
+            root,
+            policy,
+        }
+    }
+}
+
+impl Host for RealHost {
+    fn pass(&mut self, request: &Request) -> Findings {
+        if request.forget {
+            self.observer.forget();
+        }
+        let mut policy = self.policy.clone();
+        policy.cluster = request.cluster.or(policy.cluster);
+        policy.approvals.extend(request.approvals.iter().cloned());
+        let mut survey = pipeline::survey(&mut self.observer, &policy, &Log);
+        let refused = survey.plan.refused.clone();
+        let mut outcomes = Vec::new();
+        let mut problem = None;
+        if request.act && !survey.plan.is_empty() {
+            match apply::apply(&survey.plan, &self.root, &policy, &Log) {
+                Ok(done) => outcomes = done,
+                Err(error) => problem = Some((error.to_string(), error.retry() == Retry::Later)),
+            }
+            survey = pipeline::survey(&mut self.observer, &policy, &Log);
+        }
+        let own_mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let mut findings = findings(&survey, &outcomes, &policy, &own_mounts);
+        for disk in &mut findings.registrable {
+            if disk.presence == Presence::Mounted {
+                disk.config = disk_config(&self.root.resolve(Path::new(&disk.path)));
+            }
+        }
+        findings.notices = answers(&request.approvals, &refused, &outcomes, &survey);
+        if let Some((problem, retry)) = problem {
+            findings.problems.push(problem);
+            findings.retry |= retry;
+        }
+        findings
+    }
+}
+
+/// What the agent takes from a survey. `own_mounts` is the agent's own `/proc/self/mountinfo`.
+#[must_use]
+pub fn findings(
+    survey: &Survey,
+    outcomes: &[Outcome],
+    policy: &Policy,
+    own_mounts: &str,
+) -> Findings {
+    let Survey {
+        observation,
+        classification,
+        ..
+    } = survey;
+    let mut findings = Findings {
+        complete: observation.witnesses.sysfs
+            && observation.witnesses.mountinfo
+            && observation.host.errors.is_empty(),
+        problems: classification.node.iter().map(|r| r.text.clone()).collect(),
+        retry: outcomes.iter().any(|o| {
+            matches!(
+                &o.effect,
+                Effect::Failed {
+                    retry: Retry::Later,
+                    ..
+                }
+            )
+        }),
+        ..Findings::default()
+    };
+    findings
+        .problems
+        .extend(observation.host.errors.iter().map(ToString::to_string));
+    findings.problems.extend(
+        observation
+            .host
+            .mount_root
+            .faults
+            .iter()
+            .map(|fault| format!("mount root {}: {fault}", policy.mount_root.display())),
+    );
+    // What was asked for and cannot be done was answered by an event; here it would stay for ever.
+    for device in observation.devices.values().filter(|d| d.is_whole_disk()) {
+        let Some(verdict) = classification.verdicts.get(&device.name) else {
+            continue;
+        };
+        let registrable = registrable(observation, device, verdict, policy, own_mounts);
+        findings.disks.push(disk_view(
+            device,
+            verdict,
+            outcomes,
+            policy,
+            registrable.first(),
+        ));
+        findings.registrable.extend(registrable);
+        // A disk that could not be read may be one of ours.
+        findings.complete &= !matches!(device.content.state, ContentState::Failed(_))
+            || verdict.kind == VerdictKind::System;
+    }
+    for disk in &findings.registrable {
+        if let Presence::NotMounted(why) = &disk.presence
+            && why.contains(PROPAGATION)
+        {
+            findings.problems.push(format!("{}: {why}", disk.path));
+        }
+    }
+    findings.problems.dedup();
+    findings
+}
+
+const PROPAGATION: &str = "mountPropagation: Bidirectional";
+
+fn disk_view(
+    device: &BlockDevice,
+    verdict: &Verdict,
+    outcomes: &[Outcome],
+    policy: &Policy,
+    ours: Option<&HostDisk>,
+) -> DiskView {
+    let failure = outcomes
+        .iter()
+        .filter(|o| o.device == device.name)
+        .find_map(|o| match &o.effect {
+            Effect::Failed { error, .. } => Some(error.clone()),
+            Effect::Refused { reason } => Some(format!("{}: refused: {reason}", o.text)),
+            Effect::Changed | Effect::AlreadySo => None,
+        });
+    let named = matches!(
+        verdict.kind,
+        VerdictKind::Ours | VerdictKind::Adopted | VerdictKind::Quarantined | VerdictKind::Blank
+    );
+    let approval = match (&verdict.disk_id, &verdict.hash) {
+        (Some(id), Some(hash)) if verdict.approvable => Some(format!("{id}@{hash}")),
+        _ => None,
+    };
+    let claimed = match &device.content.own {
+        Own::Claim(claim) => Some(claim.name().to_string()),
+        Own::None | Own::Broken(_) => None,
+    };
+    DiskView {
+        device: device.name.to_string(),
+        name: ours.map(|d| d.name.to_string()).or(claimed),
+        disk_id: verdict.disk_id.as_ref().map(ToString::to_string),
+        verdict: Some(verdict.kind),
+        reasons: verdict.reasons.iter().map(|r| r.text.clone()).collect(),
+        remedy: verdict.reasons.first().and_then(|r| r.remedy.clone()),
+        approval,
+        size: device.size,
+        model: device.ids.model.clone(),
+        transport: device.transport.to_string(),
+        path: ours
+            .filter(|d| d.presence == Presence::Mounted)
+            .map(|d| d.path.clone()),
+        failure,
+        longhorn: None,
+        notable: named || policy.transports.contains(&device.transport),
+    }
+}
+
+fn registrable(
+    observation: &Observation,
+    disk: &BlockDevice,
+    verdict: &Verdict,
+    policy: &Policy,
+    own_mounts: &str,
+) -> Vec<HostDisk> {
+    let rule = verdict.selected_by.as_ref();
+    let (tags, reserved) = (
+        rule.map(|r| r.tags.clone()).unwrap_or_default(),
+        rule.and_then(|r| r.storage_reserved.clone()),
+    );
+    let new = |name: &DiskName, id: String, carrier: Option<&BlockDevice>, capacity: u64| {
+        let path = policy.mount_root.join(name.as_str());
+        HostDisk {
+            name: name.clone(),
+            id,
+            presence: presence(observation, carrier, &path, own_mounts),
+            path: path.to_string_lossy().into_owned(),
+            capacity,
+            tags: tags.clone(),
+            reserved: reserved.clone(),
+            config: DiskConfig::Absent,
+        }
+    };
+    match (&disk.content.own, verdict.kind) {
+        (Own::Claim(claim), VerdictKind::Ours) if claim.stage == OwnStage::Ready => {
+            let carrier = disk
+                .partition_named(&observation.devices, 1)
+                .or((claim.start == 0).then_some(disk));
+            let id = claim.record.filesystem_uuid().to_string();
+            vec![new(claim.name(), id, carrier, claim.length)]
+        }
+        (_, VerdictKind::Adopted) => adopted(observation, disk, policy)
+            .map(|(name, carrier)| {
+                let id = filesystem_uuid(carrier).unwrap_or_else(|| carrier.dev.to_string());
+                new(&name, id, Some(carrier), carrier.size.unwrap_or(0))
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The filesystems of an adopted disk that are mounted directly below the mount root.
+fn adopted<'a>(
+    observation: &'a Observation,
+    disk: &'a BlockDevice,
+    policy: &'a Policy,
+) -> impl Iterator<Item = (DiskName, &'a BlockDevice)> {
+    let partitions = disk
+        .partitions
+        .iter()
+        .filter_map(|name| observation.devices.get(name));
+    std::iter::once(disk)
+        .chain(partitions)
+        .filter_map(|device| {
+            let mount = observation.host.mounts.iter().find(|m| {
+                m.dev == device.dev
+                    && m.root == "/"
+                    && Path::new(&m.point).parent() == Some(policy.mount_root.as_path())
+            })?;
+            let name = Path::new(&mount.point).file_name()?.to_str()?;
+            Some((DiskName::new(name).ok()?, device))
+        })
+}
+
+fn filesystem_uuid(device: &BlockDevice) -> Option<String> {
+    let signatures = device.content.signatures.iter();
+    signatures
+        .filter(|s| s.class == SignatureClass::Filesystem)
+        .find_map(|s| s.uuid.clone())
+}
+
+/// Whether the host's mount table shows this filesystem, and it alone, at the path.
+fn presence(
+    observation: &Observation,
+    carrier: Option<&BlockDevice>,
+    path: &Path,
+    own_mounts: &str,
+) -> Presence {
+    let no = |why: String| Presence::NotMounted(why);
+    let Some(carrier) = carrier else {
+        return no("the kernel does not show its partition".to_owned());
+    };
+    if !observation.witnesses.mountinfo {
+        return no("the host's mount table could not be read".to_owned());
+    }
+    let at: Vec<&Mount> = observation
+        .host
+        .mounts
+        .iter()
+        .filter(|m| Path::new(&m.point) == path)
+        .collect();
+    match at.as_slice() {
+        [] if own_mounts
+            .lines()
+            .any(|l| l.split(' ').nth(4).map(Path::new) == Some(path)) =>
+        {
+            no(format!(
+                "it is mounted for the agent alone and the host does not see it; give the volume of the mount root {PROPAGATION}"
+            ))
+        }
+        [] => no(format!("nothing is mounted at {}", path.display())),
+        [mount] if mount.dev != carrier.dev || mount.root != "/" => no(format!(
+            "device {} is mounted at {}, not {} ({})",
+            mount.dev,
+            path.display(),
+            carrier.name,
+            carrier.dev
+        )),
+        [mount] if mount.is_read_only() => no(format!(
+            "{} is mounted read-only; look for I/O errors in the kernel's log",
+            path.display()
+        )),
+        [_] => Presence::Mounted,
+        more => no(format!(
+            "{} mounts lie over each other at {}",
+            more.len(),
+            path.display()
+        )),
+    }
+}
+
+/// Answers the approvals of this pass: what became of each.
+fn answers(
+    approvals: &[Approval],
+    refused: &[String],
+    outcomes: &[Outcome],
+    survey: &Survey,
+) -> Vec<Notice> {
+    let answer = |approval: &Approval| {
+        let text = format!("{}@{}", approval.disk, approval.hash);
+        if let Some(refusal) = refused.iter().find(|r| r.contains(&text)) {
+            return (true, refusal.clone());
+        }
+        let verdicts = &survey.classification.verdicts;
+        let device = verdicts
+            .values()
+            .find(|v| v.disk_id.as_ref() == Some(&approval.disk));
+        let failed = outcomes.iter().find_map(|o| match &o.effect {
+            Effect::Failed { error, .. } if device.is_some_and(|d| d.device == o.device) => {
+                Some(error.clone())
+            }
+            Effect::Refused { reason } if device.is_some_and(|d| d.device == o.device) => {
+                Some(reason.clone())
+            }
+            _ => None,
+        });
+        match failed {
+            Some(error) => (true, format!("approval {text}: {error}")),
+            None => (
+                false,
+                format!("approval {text} was spent: the disk was overwritten and prepared"),
+            ),
+        }
+    };
+    let notice = |approval: &Approval| {
+        let (warning, note) = answer(approval);
+        Notice {
+            reason: if warning {
+                "ApprovalRefused"
+            } else {
+                "ApprovalSpent"
+            },
+            about: approval.disk.to_string(),
+            note,
+            warning,
+        }
+    };
+    approvals.iter().map(notice).collect()
+}
+
+/// Reads Longhorn's mark in the root of a mounted filesystem. Never writes it. A disk that does not answer within
+/// five seconds counts as broken.
+fn disk_config(root: &Path) -> DiskConfig {
+    let path = root.join("longhorn-disk.cfg");
+    let (sender, receiver) = mpsc::channel();
+    let reader = thread::Builder::new()
+        .name("disk-config".to_owned())
+        .spawn(move || {
+            // The receiver may have given up.
+            if sender.send(read_config(&path)).is_err() {
+                tracing::debug!("an answer came too late");
+            }
+        });
+    if let Err(error) = reader {
+        return DiskConfig::Broken(format!("cannot start a thread to read it: {error}"));
+    }
+    receiver
+        .recv_timeout(Duration::from_secs(5))
+        .unwrap_or_else(|_| DiskConfig::Broken("reading it takes longer than 5 s".to_owned()))
+}
+
+fn read_config(path: &PathBuf) -> DiskConfig {
+    let metadata = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return DiskConfig::Absent,
+        Err(error) => return DiskConfig::Broken(error.to_string()),
+        Ok(metadata) => metadata,
+    };
+    if !metadata.is_file() {
+        return DiskConfig::Broken("it is not a file".to_owned());
+    }
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(4096).read_to_string(&mut text));
+    match read {
+        Err(error) => DiskConfig::Broken(error.to_string()),
+        Ok(_) => parse_config(&text),
+    }
+}
+
+/// Reads the text of `longhorn-disk.cfg`: untrusted, it is on the disk.
+#[must_use]
+pub fn parse_config(text: &str) -> DiskConfig {
+    let value: serde_json::Value = match serde_json::from_str(text) {
+        Ok(value) => value,
+        Err(_) if text.trim().is_empty() => return DiskConfig::Broken("it is empty".to_owned()),
+        Err(_) => return DiskConfig::Broken("it is not JSON".to_owned()),
+    };
+    match value.get("diskUUID").and_then(serde_json::Value::as_str) {
+        Some(uuid) if uuid.len() <= 64 && Uuid::parse_str(uuid).is_ok() => {
+            DiskConfig::Uuid(uuid.to_owned())
+        }
+        Some(_) => DiskConfig::Broken("its diskUUID is not a UUID".to_owned()),
+        None => DiskConfig::Broken("it has no diskUUID".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn longhorns_mark_is_read_in_all_its_forms() {
+        let uuid = "6cb3c4a5-0f93-4b0e-8a59-6a1a0d6f1ee5";
+        for text in [
+            format!(r#"{{"diskName":"sdb1","diskUUID":"{uuid}","diskDriver":"","state":"ready"}}"#),
+            format!(r#"{{"diskUUID":"{uuid}"}}"#),
+        ] {
+            assert_eq!(parse_config(&text), DiskConfig::Uuid(uuid.into()));
+        }
+        for text in [
+            "",
+            "  ",
+            "{",
+            "{}",
+            "[]",
+            "null",
+            r#"{"diskUUID":""}"#,
+            r#"{"diskUUID":7}"#,
+            r#"{"diskUUID":"../x"}"#,
+        ] {
+            assert!(
+                matches!(parse_config(text), DiskConfig::Broken(_)),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_mark_that_is_no_file_or_too_long_is_broken_and_one_that_is_missing_is_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(disk_config(dir.path()), DiskConfig::Absent);
+        let path = dir.path().join("longhorn-disk.cfg");
+        std::fs::write(&path, "x".repeat(100_000)).unwrap();
+        assert!(matches!(disk_config(dir.path()), DiskConfig::Broken(_)));
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", &path).unwrap();
+        assert!(matches!(disk_config(dir.path()), DiskConfig::Broken(_)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_text_on_a_disk_makes_the_reader_panic(text in "[ -~{}\":\\[\\]]{0,80}") {
+            if let DiskConfig::Uuid(uuid) = parse_config(&text) {
+                prop_assert!(Uuid::parse_str(&uuid).is_ok());
+            }
+        }
+    }
+}
