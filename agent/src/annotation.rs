@@ -350,6 +350,17 @@ fn report_at(view: &NodeView, level: u8, most: usize) -> String {
 fn why(disk: &DiskView) -> Vec<String> {
     match disk.standing() {
         None | Some(Standing::Refused | Standing::Found) => disk.reasons.clone(),
+        // Longhorn's readiness comes and goes; the annotation changes only when the node does.
+        Some(Standing::Registered) => match &disk.longhorn {
+            Some(Registration::Registered { kept, .. }) if !kept.is_empty() => {
+                let kept: Vec<_> = kept.iter().map(|leaf| leaf.as_str()).collect();
+                vec![format!(
+                    "set by somebody else and kept: {}",
+                    kept.join(", ")
+                )]
+            }
+            _ => Vec::new(),
+        },
         Some(_) => vec![disk.sentence()],
     }
 }

@@ -184,7 +184,7 @@ pub fn findings(
         let Some(verdict) = classification.verdicts.get(&device.name) else {
             continue;
         };
-        let registrable = registrable(observation, device, verdict, policy, own_mounts);
+        let registrable = registrable(survey, device, verdict, policy, own_mounts);
         findings.disks.push(disk_view(
             device,
             verdict,
@@ -258,12 +258,13 @@ fn disk_view(
 }
 
 fn registrable(
-    observation: &Observation,
+    survey: &Survey,
     disk: &BlockDevice,
     verdict: &Verdict,
     policy: &Policy,
     own_mounts: &str,
 ) -> Vec<HostDisk> {
+    let observation = &survey.observation;
     let rule = verdict.selected_by.as_ref();
     let (tags, reserved) = (
         rule.map(|r| r.tags.clone()).unwrap_or_default(),
@@ -290,22 +291,26 @@ fn registrable(
             let id = claim.record.filesystem_uuid().to_string();
             vec![new(claim.name(), id, carrier, claim.length)]
         }
-        (_, VerdictKind::Adopted) => adopted(observation, disk, policy)
+        _ => adopted(survey, disk, policy)
             .map(|(name, carrier)| {
                 let id = filesystem_uuid(carrier).unwrap_or_else(|| carrier.dev.to_string());
                 new(&name, id, Some(carrier), carrier.size.unwrap_or(0))
             })
             .collect(),
-        _ => Vec::new(),
     }
 }
 
-/// The filesystems of an adopted disk that are mounted directly below the mount root.
+/// The filesystems of a disk that others mounted directly below the mount root: on itself or on a partition.
 fn adopted<'a>(
-    observation: &'a Observation,
+    survey: &'a Survey,
     disk: &'a BlockDevice,
     policy: &'a Policy,
 ) -> impl Iterator<Item = (DiskName, &'a BlockDevice)> {
+    let Survey {
+        observation,
+        classification,
+        ..
+    } = survey;
     let partitions = disk
         .partitions
         .iter()
@@ -313,12 +318,14 @@ fn adopted<'a>(
     std::iter::once(disk)
         .chain(partitions)
         .filter_map(|device| {
+            let verdict = classification.verdicts.get(&device.name)?;
             let mount = observation.host.mounts.iter().find(|m| {
                 m.dev == device.dev
                     && m.root == "/"
                     && Path::new(&m.point).parent() == Some(policy.mount_root.as_path())
             })?;
             let name = Path::new(&mount.point).file_name()?.to_str()?;
+            (verdict.kind == VerdictKind::Adopted).then_some(())?;
             Some((DiskName::new(name).ok()?, device))
         })
 }

@@ -183,6 +183,8 @@ pub struct Agent<C, H> {
     told: Option<BTreeMap<String, Standing>>,
     told_problems: BTreeSet<String>,
     notices: Vec<Notice>,
+    /// Each disk's standing with Longhorn, as last known.
+    standing: Option<BTreeMap<String, Registration>>,
     pass_failures: u32,
     retry_pass_at: Option<Instant>,
     last_event_texts: BTreeSet<String>,
@@ -227,6 +229,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             told: None,
             told_problems: BTreeSet::new(),
             notices: Vec::new(),
+            standing: None,
             pass_failures: 0,
             retry_pass_at: None,
             last_event_texts: BTreeSet::new(),
@@ -439,6 +442,9 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         let seed = node
             .present()
             .map(|meta| seed_for(&findings, meta, &longhorn, decision.as_ref()));
+        if decision.is_some() || matches!(longhorn, Seen::NoResource | Seen::Absent) {
+            self.standing = decision.as_ref().map(|d| d.disks.clone());
+        }
         let view = self.view(&findings, &longhorn, decision.as_ref(), seed.as_ref());
         if let (Some(meta), false, true) =
             (node.present(), self.settings.dry_run, is_known(&longhorn))
@@ -558,7 +564,8 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         seed: Option<&SeedAction>,
     ) -> NodeView {
         let mut disks = findings.disks.clone();
-        let standing = decision.map(|d| &d.disks);
+        // While the API server is away, what it said last stands.
+        let standing = self.standing.as_ref();
         for disk in &mut disks {
             let name = disk.name.as_deref();
             disk.longhorn = standing
