@@ -74,8 +74,8 @@ impl Config {
                 .parse()
                 .map_err(|_| bad(name, &value, "an address and port, as [::]:9880"))?;
         }
-        config.dry_run = boolean(get("AGENT_DRY_RUN"))?;
-        config.vanished_off = boolean(get("AGENT_VANISHED_OFF"))?;
+        config.dry_run = boolean(get("AGENT_DRY_RUN").as_ref())?;
+        config.vanished_off = boolean(get("AGENT_VANISHED_OFF").as_ref())?;
         if let Some((name, value)) = get("AGENT_NAMESPACE") {
             let fits = value.len() <= 63
                 && value
@@ -121,8 +121,8 @@ fn bad(name: &'static str, value: &str, wanted: &'static str) -> AgentError {
     }
 }
 
-fn boolean(given: Option<(&'static str, String)>) -> Result<bool, AgentError> {
-    match given.as_ref().map(|(name, value)| (*name, value.as_str())) {
+fn boolean(given: Option<&(&'static str, String)>) -> Result<bool, AgentError> {
+    match given.map(|(name, value)| (*name, value.as_str())) {
         None | Some((_, "false")) => Ok(false),
         Some((_, "true")) => Ok(true),
         Some((name, value)) => Err(bad(name, value, "true or false")),

@@ -51,7 +51,7 @@ pub fn parse(message: &[u8]) -> Option<Uevent> {
     let head = parts.next()?;
     let at = head.iter().position(|b| *b == b'@')?;
     let (action, devpath) = (head.get(..at)?, head.get(at + 1..)?);
-    let is_word = !action.is_empty() && action.iter().all(|b| b.is_ascii_alphanumeric());
+    let is_word = !action.is_empty() && action.iter().all(u8::is_ascii_alphanumeric);
     if !is_word || devpath.first() != Some(&b'/') {
         return None;
     }

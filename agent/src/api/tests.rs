@@ -289,15 +289,8 @@ async fn every_write_says_who_writes_and_names_its_precondition() {
         seen[2].contains("merge-patch+json") && seen[2].contains("fieldManager=disk-discovery")
     );
     assert!(seen[3].starts_with("POST /apis/events.k8s.io/v1/namespaces/default/events?"));
-    let event: Value = serde_json::from_str(
-        seen[3]
-            .splitn(2, "] {")
-            .nth(1)
-            .map(|b| format!("{{{b}"))
-            .unwrap()
-            .as_str(),
-    )
-    .unwrap();
+    let body = seen[3].split_once("] {").unwrap().1;
+    let event: Value = serde_json::from_str(&format!("{{{body}")).unwrap();
     assert!(event["note"].as_str().unwrap().len() <= 1024);
     assert_eq!(event["regarding"]["uid"], "u");
 }
