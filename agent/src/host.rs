@@ -1,20 +1,22 @@
 //! One pass over the host, through `storage-core`, and what of it the agent works with.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use storage_core::apply::{self, Effect, Outcome, Retry};
 use storage_core::host::HostRoot;
 use storage_core::model::{
-    Approval, BlockDevice, ContentState, DiskName, Mount, Observation, Own, OwnStage, Policy,
-    SignatureClass, Verdict, VerdictKind,
+    Approval, BlockDevice, ContentState, DiskId, DiskName, KernelName, Mount, Observation, Own,
+    OwnStage, Policy, SignatureClass, Verdict, VerdictKind,
 };
 use storage_core::observe::Observer;
 use storage_core::pipeline::{self, Survey};
+use storage_core::plan::Plan;
 use storage_core::progress::{Event, Progress};
 use uuid::Uuid;
 
@@ -63,6 +65,80 @@ pub struct RealHost {
     observer: Observer,
     root: HostRoot,
     policy: Policy,
+    rests: Rests,
+}
+
+/// Disks on which work failed, and how long each is left alone. Work that fails halfway causes uevents, which wake the
+/// loop: without a rest it would be tried again at once, for ever.
+#[derive(Debug, Default)]
+pub struct Rests(BTreeMap<DiskId, Rest>);
+
+#[derive(Debug)]
+struct Rest {
+    until: Instant,
+    failures: u32,
+    why: String,
+}
+
+/// First and longest rest of a disk; it doubles with each failure.
+const REST: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
+
+impl Rests {
+    /// Leaves out of a plan what rests, unless it is approved anew. Forgets what is not planned any more.
+    pub fn filter(&mut self, plan: &mut Plan, approvals: &[Approval], now: Instant) {
+        self.0
+            .retain(|id, _| plan.disks.iter().any(|d| d.disk_id == *id));
+        plan.disks.retain(|disk| {
+            let approved = approvals.iter().any(|a| a.disk == disk.disk_id);
+            approved
+                || self
+                    .0
+                    .get(&disk.disk_id)
+                    .is_none_or(|rest| now >= rest.until)
+        });
+    }
+
+    /// Takes note of what became of a plan.
+    pub fn note(&mut self, plan: &Plan, outcomes: &[Outcome], now: Instant) {
+        for disk in &plan.disks {
+            let Some(why) = failure_of(&disk.device, outcomes) else {
+                self.0.remove(&disk.disk_id);
+                continue;
+            };
+            let failures = self.0.get(&disk.disk_id).map_or(0, |r| r.failures);
+            let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
+            let until = now + REST.0.saturating_mul(factor).min(REST.1);
+            let failures = failures.saturating_add(1);
+            self.0.insert(
+                disk.disk_id.clone(),
+                Rest {
+                    until,
+                    failures,
+                    why,
+                },
+            );
+        }
+    }
+
+    /// What went wrong with a disk that rests.
+    #[must_use]
+    pub fn why(&self, disk_id: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(id, _)| id.as_str() == disk_id)
+            .map(|(_, rest)| rest.why.as_str())
+    }
+}
+
+fn failure_of(device: &KernelName, outcomes: &[Outcome]) -> Option<String> {
+    outcomes
+        .iter()
+        .filter(|o| o.device == *device)
+        .find_map(|o| match &o.effect {
+            Effect::Failed { error, .. } => Some(error.clone()),
+            Effect::Refused { reason } => Some(format!("{}: refused: {reason}", o.text)),
+            Effect::Changed | Effect::AlreadySo => None,
+        })
 }
 
 struct Log;
@@ -100,6 +176,7 @@ impl RealHost {
             observer: Observer::new(root.clone()),
             root,
             policy,
+            rests: Rests::default(),
         }
     }
 }
@@ -108,6 +185,7 @@ impl Host for RealHost {
     fn pass(&mut self, request: &Request) -> Findings {
         if request.forget {
             self.observer.forget();
+            self.rests = Rests::default();
         }
         let mut policy = self.policy.clone();
         policy.cluster = request.cluster.or(policy.cluster);
@@ -116,10 +194,21 @@ impl Host for RealHost {
         let refused = survey.plan.refused.clone();
         let mut outcomes = Vec::new();
         let mut problem = None;
+        let mut retry = false;
+        self.rests
+            .filter(&mut survey.plan, &request.approvals, Instant::now());
         if request.act && !survey.plan.is_empty() {
             match apply::apply(&survey.plan, &self.root, &policy, &Log) {
-                Ok(done) => outcomes = done,
-                Err(error) => problem = Some((error.to_string(), error.retry() == Retry::Later)),
+                Ok(done) => {
+                    self.rests.note(&survey.plan, &done, Instant::now());
+                    outcomes = done;
+                }
+                // Somebody runs the command by hand: his turn.
+                Err(error) if error.retry() == Retry::Later => {
+                    tracing::warn!(%error, "nothing was done; will be tried again");
+                    retry = true;
+                }
+                Err(error) => problem = Some(error.to_string()),
             }
             survey = pipeline::survey(&mut self.observer, &policy, &Log);
         }
@@ -131,10 +220,15 @@ impl Host for RealHost {
             }
         }
         findings.notices = answers(&request.approvals, &refused, &outcomes, &survey);
-        if let Some((problem, retry)) = problem {
-            findings.problems.push(problem);
-            findings.retry |= retry;
+        for disk in &mut findings.disks {
+            let rest = disk.disk_id.as_deref().and_then(|id| self.rests.why(id));
+            if let Some(why) = rest {
+                disk.failure = Some(why.to_owned());
+                retry = true;
+            }
         }
+        findings.problems.extend(problem);
+        findings.retry |= retry;
         findings
     }
 }
@@ -217,14 +311,7 @@ fn disk_view(
     policy: &Policy,
     ours: Option<&HostDisk>,
 ) -> DiskView {
-    let failure = outcomes
-        .iter()
-        .filter(|o| o.device == device.name)
-        .find_map(|o| match &o.effect {
-            Effect::Failed { error, .. } => Some(error.clone()),
-            Effect::Refused { reason } => Some(format!("{}: refused: {reason}", o.text)),
-            Effect::Changed | Effect::AlreadySo => None,
-        });
+    let failure = failure_of(&device.name, outcomes);
     let named = matches!(
         verdict.kind,
         VerdictKind::Ours | VerdictKind::Adopted | VerdictKind::Quarantined | VerdictKind::Blank
@@ -403,20 +490,18 @@ fn answers(
         let device = verdicts
             .values()
             .find(|v| v.disk_id.as_ref() == Some(&approval.disk));
-        let failed = outcomes.iter().find_map(|o| match &o.effect {
-            Effect::Failed { error, .. } if device.is_some_and(|d| d.device == o.device) => {
-                Some(error.clone())
-            }
-            Effect::Refused { reason } if device.is_some_and(|d| d.device == o.device) => {
-                Some(reason.clone())
-            }
-            _ => None,
-        });
-        match failed {
+        let done = outcomes
+            .iter()
+            .any(|o| device.is_some_and(|d| d.device == o.device));
+        match device.and_then(|d| failure_of(&d.device, outcomes)) {
             Some(error) => (true, format!("approval {text}: {error}")),
-            None => (
+            None if done => (
                 false,
                 format!("approval {text} was spent: the disk was overwritten and prepared"),
+            ),
+            None => (
+                true,
+                format!("approval {text}: nothing was done; approve it again"),
             ),
         }
     };
@@ -534,6 +619,69 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/etc/hostname", &path).unwrap();
         assert!(matches!(disk_config(dir.path()), DiskConfig::Broken(_)));
+    }
+
+    fn plan() -> Plan {
+        use storage_core::model::DevNum;
+        use storage_core::plan::{Basis, DiskPlan};
+        let disk = |name: &str| DiskPlan {
+            device: KernelName::new(name).unwrap(),
+            dev: DevNum { major: 8, minor: 0 },
+            disk_id: DiskId::new(&format!("serial-{name}")).unwrap(),
+            hash: String::new(),
+            size: 1,
+            name: DiskName::new(name).unwrap(),
+            basis: Basis::Blank,
+            steps: vec![],
+        };
+        Plan {
+            disks: vec![disk("sdb"), disk("sdc")],
+            refused: vec![],
+        }
+    }
+
+    #[test]
+    fn a_disk_on_which_work_fails_rests_longer_each_time_and_keeps_no_other_back() {
+        let mut rests = Rests::default();
+        let failed = [Outcome {
+            device: KernelName::new("sdb").unwrap(),
+            name: DiskName::new("sdb").unwrap(),
+            step: "make-filesystem",
+            effect: Effect::Failed {
+                error: "mkfs failed".into(),
+                retry: Retry::Later,
+            },
+            text: String::new(),
+            elapsed: Duration::ZERO,
+        }];
+        let mut now = Instant::now();
+        for rest in [10, 20, 40, 80, 160, 320, 600, 600] {
+            let mut tried = plan();
+            rests.filter(&mut tried, &[], now);
+            assert_eq!(tried.disks.len(), 2);
+            rests.note(&tried, &failed, now);
+            for after in [0, rest - 1] {
+                let mut early = plan();
+                rests.filter(&mut early, &[], now + Duration::from_secs(after));
+                assert_eq!(early.disks.len(), 1, "{rest}: {after}");
+            }
+            assert_eq!(rests.why("serial-sdb"), Some("mkfs failed"));
+            now += Duration::from_secs(rest);
+        }
+        let approval = Approval {
+            disk: DiskId::new("serial-sdb").unwrap(),
+            hash: String::new(),
+        };
+        rests.note(&plan(), &failed, now);
+        let mut approved = plan();
+        rests.filter(&mut approved, &[approval], now);
+        assert_eq!(approved.disks.len(), 2, "an approval is acted upon at once");
+        rests.filter(&mut Plan::default(), &[], now);
+        assert_eq!(
+            rests.why("serial-sdb"),
+            None,
+            "what needs no work any more is forgotten"
+        );
     }
 
     proptest! {

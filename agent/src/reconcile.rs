@@ -310,9 +310,15 @@ impl<C: Cluster, H: Host> Agent<C, H> {
     async fn begin(&mut self, wakes: &[Wake]) -> Option<Running<H>> {
         let cluster = self.cluster_uid().await;
         let known = cluster.is_some() || self.settings.without_cluster;
+        let act = !self.settings.dry_run && known;
         let request = Request {
-            approvals: std::mem::take(&mut self.approvals),
-            act: !self.settings.dry_run && known,
+            // They wait for a pass that may act.
+            approvals: if act {
+                std::mem::take(&mut self.approvals)
+            } else {
+                Vec::new()
+            },
+            act,
             cluster,
             forget: wakes.contains(&Wake::Hangup),
         };

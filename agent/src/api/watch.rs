@@ -3,7 +3,7 @@
 //! kube's watcher lists first; a list of nodes needs a right that the agent has no other use for.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
 use kube::core::WatchEvent;
@@ -50,6 +50,9 @@ fn watch_seconds() -> u32 {
         .unwrap_or(0_u32)
 }
 
+/// A watch that lived so long ends the count of failures.
+const HEALTHY: Duration = Duration::from_secs(10);
+
 /// How often a missing CRD is looked for.
 const NO_RESOURCE: Duration = Duration::from_secs(60);
 
@@ -86,7 +89,12 @@ pub async fn follow<T: PartialEq>(
                 continue;
             }
         };
-        match watch(api, object, &version, &decode, seen).await {
+        let began = Instant::now();
+        let ended = watch(api, object, &version, &decode, seen).await;
+        if began.elapsed() > HEALTHY {
+            failures = 0;
+        }
+        match ended {
             Ok(()) => failures = 0,
             Err(Trouble::Expired) => tracing::debug!(?object, "the watch expired"),
             Err(trouble) => {
