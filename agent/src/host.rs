@@ -314,7 +314,7 @@ fn disk_view(
     let failure = failure_of(&device.name, outcomes);
     let named = matches!(
         verdict.kind,
-        VerdictKind::Ours | VerdictKind::Adopted | VerdictKind::Quarantined | VerdictKind::Blank
+        VerdictKind::Ours | VerdictKind::Adopted | VerdictKind::Blank
     );
     let approval = match (&verdict.disk_id, &verdict.hash) {
         (Some(id), Some(hash)) if verdict.approvable => Some(format!("{id}@{hash}")),
