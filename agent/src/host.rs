@@ -250,7 +250,12 @@ pub fn findings(
         complete: observation.witnesses.sysfs
             && observation.witnesses.mountinfo
             && observation.host.errors.is_empty(),
-        problems: classification.node.iter().map(|r| r.text.clone()).collect(),
+        problems: classification
+            .node
+            .iter()
+            .chain(&classification.notes)
+            .map(|r| r.text.clone())
+            .collect(),
         retry: outcomes.iter().any(|o| {
             matches!(
                 &o.effect,
@@ -622,7 +627,6 @@ mod tests {
     }
 
     fn plan() -> Plan {
-        use storage_core::model::DevNum;
         use storage_core::plan::{Basis, DiskPlan};
         let disk = |name: &str| DiskPlan {
             device: KernelName::new(name).unwrap(),
@@ -682,6 +686,116 @@ mod tests {
             None,
             "what needs no work any more is forgotten"
         );
+    }
+
+    use storage_core::model::{Classification, DevNum};
+
+    fn seen(mounts: &[(u32, &str, &str)]) -> Survey {
+        let mut survey = Survey::default();
+        let name = KernelName::new("sdh").unwrap();
+        let mut disk = BlockDevice::unread(
+            name.clone(),
+            DevNum {
+                major: 8,
+                minor: 112,
+            },
+        );
+        disk.size = Some(1 << 40);
+        disk.content.state = ContentState::Read;
+        survey.observation.devices.insert(name.clone(), disk);
+        survey.observation.witnesses.sysfs = true;
+        survey.observation.witnesses.mountinfo = true;
+        survey.observation.host.mounts = mounts
+            .iter()
+            .zip(1..)
+            .map(|((minor, point, options), id)| Mount {
+                id,
+                parent: 0,
+                dev: DevNum {
+                    major: 8,
+                    minor: *minor,
+                },
+                root: "/".into(),
+                point: (*point).into(),
+                options: (*options).into(),
+                propagation: vec!["shared:1".into()],
+                fstype: "ext4".into(),
+                source: "/dev/sdh".into(),
+                super_options: "rw".into(),
+            })
+            .collect();
+        let verdict = Verdict {
+            device: name.clone(),
+            kind: VerdictKind::Adopted,
+            reasons: vec![],
+            checks: vec![],
+            disk_id: None,
+            hash: None,
+            approvable: false,
+            approved: false,
+            needs_proof: false,
+            selected_by: None,
+        };
+        survey.classification = Classification {
+            verdicts: [(name, verdict)].into(),
+            ..Classification::default()
+        };
+        survey
+    }
+
+    const POINT: &str = "/mnt/longhorn/sdh1";
+
+    #[test]
+    fn a_filesystem_that_others_mounted_below_the_mount_root_may_be_registered() {
+        let found = findings(&seen(&[(112, POINT, "rw")]), &[], &Policy::new("k3s1"), "");
+        assert_eq!(found.registrable.len(), 1);
+        assert_eq!(found.registrable[0].presence, Presence::Mounted);
+        assert_eq!(
+            (
+                found.registrable[0].name.as_str(),
+                found.registrable[0].path.as_str()
+            ),
+            ("sdh1", POINT)
+        );
+        assert!(found.complete);
+    }
+
+    #[test]
+    fn a_mount_that_is_not_ours_alone_and_writable_is_not_shown_to_longhorn() {
+        for mounts in [
+            &[(112, POINT, "ro")][..],
+            &[(112, POINT, "rw"), (7, POINT, "rw")],
+        ] {
+            let found = findings(&seen(mounts), &[], &Policy::new("k3s1"), "");
+            assert!(
+                matches!(found.registrable[0].presence, Presence::NotMounted(_)),
+                "{mounts:?}"
+            );
+        }
+        let mut blind = seen(&[(112, POINT, "rw")]);
+        blind.observation.witnesses.mountinfo = false;
+        let found = findings(&blind, &[], &Policy::new("k3s1"), "");
+        assert!(!found.complete, "what was not seen proves no absence");
+    }
+
+    #[test]
+    fn a_mount_that_does_not_reach_the_host_is_named_with_the_missing_propagation() {
+        let survey = seen(&[]);
+        let disk = survey.observation.devices.values().next();
+        let own = "36 35 8:112 / /mnt/longhorn/sdh1 rw,noatime - ext4 /dev/sdh rw";
+        let Presence::NotMounted(why) = presence(&survey.observation, disk, Path::new(POINT), own)
+        else {
+            panic!("must not count as mounted");
+        };
+        assert!(why.contains("mountPropagation: Bidirectional"), "{why}");
+        let bare = presence(&survey.observation, disk, Path::new(POINT), "");
+        assert_eq!(
+            bare,
+            Presence::NotMounted(format!("nothing is mounted at {POINT}"))
+        );
+        let taken = seen(&[(7, POINT, "rw")]);
+        let other = presence(&taken.observation, disk, Path::new(POINT), own);
+        assert!(matches!(other, Presence::NotMounted(why) if why.contains("8:7")));
     }
 
     proptest! {
