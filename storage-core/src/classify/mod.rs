@@ -183,7 +183,7 @@ impl Sheet {
                 self.refused = true;
                 let texts: Vec<_> = findings.iter().map(|f| f.text.clone()).collect();
                 for finding in findings {
-                    self.lasting |= finding.remedy != Remedy::Approval;
+                    self.lasting |= !matches!(finding.remedy, Remedy::Approval | Remedy::Keep(_));
                     self.reason(rule, finding);
                 }
                 (CheckResult::Refused, host::list(&texts))
@@ -220,13 +220,21 @@ impl Sheet {
             }
             _ => None,
         };
+        // What holds data of ours is never offered destruction alone, nor first.
+        let offer = |keeping: Option<String>| match (keeping, &approval) {
+            (Some(text), Some(approval)) => Some(format!(
+                "{text}; or, to give up what is on it, which destroys it: {approval}"
+            )),
+            (text, approval) => text.or_else(|| approval.clone()),
+        };
         let mut reasons: Vec<Reason> = std::mem::take(&mut self.reasons)
             .into_iter()
             .map(|(mut reason, remedy)| {
                 reason.remedy = match remedy {
                     Remedy::None => None,
                     Remedy::Text(text) => Some(text),
-                    Remedy::Approval => approval.clone(),
+                    Remedy::Approval => offer(own::copying(device)),
+                    Remedy::Keep(text) => offer(Some(text)),
                 };
                 reason
             })
@@ -259,7 +267,7 @@ impl Sheet {
                 rule: APPROVAL,
                 kind,
                 text: text.clone(),
-                remedy: approval,
+                remedy: offer(own::copying(device)),
             });
             (CheckResult::Refused, text)
         } else {

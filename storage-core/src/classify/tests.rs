@@ -647,6 +647,129 @@ mod approvals {
     }
 }
 
+mod finished_disks_in_quarantine {
+    use super::*;
+
+    /// What refuses a finished disk of ours, with what the first remedy begins.
+    fn refusals() -> Vec<(&'static str, &'static str, fn(&mut Host, &mut Policy))> {
+        vec![
+            (
+                "own-cluster",
+                "to take it over with its data: --cluster ",
+                |h, p| {
+                    h.claim("sdc").record.cluster = Some(guid(7));
+                    p.cluster = Some(guid(8));
+                },
+            ),
+            ("own-identity", "its data is intact: ", |h, _| {
+                h.dev("sdc").ids.serial = Some("NEW".to_owned());
+                h.dev("sdc").ids.wwn = Some("0x5000ffffffffffff".to_owned());
+            }),
+            ("own-size", "give it its size back", |h, _| {
+                h.claim("sdc").record.size = SIZE * 2;
+            }),
+            ("own-name", "detach sdd or this one", |h, _| {
+                h.ours("sdd", "sdc1");
+            }),
+            (
+                "own-content",
+                "to copy what is on it: mount -o ro UUID=",
+                |h, _| {
+                    let swap = signature("swap", SignatureClass::Swap, 4086, None);
+                    h.dev("sdc").content.signatures.push(swap);
+                },
+            ),
+            (
+                "own-content",
+                "have the kernel read the partition table",
+                |h, _| {
+                    h.dev("sdc1").size = Some(1 << 30);
+                },
+            ),
+            (
+                "udev",
+                "to copy what is on it: mount -o ro UUID=",
+                |h, _| {
+                    h.dev("sdc").udev = Some(UdevHint {
+                        fs_type: Some("xfs".to_owned()),
+                        ..UdevHint::default()
+                    });
+                },
+            ),
+            ("same-content", "detach the copy", |h, _| {
+                let content = h.dev("sdc").content.clone();
+                h.disk("sdd").content = content;
+            }),
+            ("same-disk", "if they are two disks, detach one", |h, _| {
+                let ids = h.dev("sdc").ids.clone();
+                h.disk("sdd").ids = ids;
+            }),
+            ("serial-reuse", "detach one of the two", |h, _| {
+                h.ours("sdd", "sdd1").record.serial = "S-sdc".to_owned();
+            }),
+        ]
+    }
+
+    #[test]
+    fn are_first_offered_what_keeps_their_data_and_destruction_is_called_that() {
+        for mounted in [false, true] {
+            for (rule, first, refuse) in refusals() {
+                let (mut host, mut policy) = (host(), policy());
+                refuse(&mut host, &mut policy);
+                if mounted {
+                    host.mount_on("sdc1", "/mnt/longhorn/elsewhere", "ext4");
+                }
+                let verdict = host.verdict_by("sdc", &policy);
+                let reason = verdict.reasons.iter().find(|r| r.rule == rule).unwrap();
+                let remedy = reason.remedy.as_deref().unwrap();
+                assert!(remedy.starts_with(first), "{rule}: {remedy}");
+                assert!(!mounted || !verdict.approvable, "{rule}");
+                for remedy in verdict.reasons.iter().filter_map(|r| r.remedy.as_deref()) {
+                    let destroys = remedy.find("--approve");
+                    let said = remedy.find("or, to give up what is on it, which destroys it: ");
+                    assert_eq!(destroys.is_some(), said.is_some(), "{rule}: {remedy}");
+                    assert!(said.is_none_or(|at| at > 0) && said <= destroys, "{remedy}");
+                    assert_eq!(
+                        destroys.is_some(),
+                        verdict.approvable && !mounted,
+                        "{remedy}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn that_are_unfinished_hold_nobodys_data_and_may_be_approved_at_once() {
+        let mut host = host();
+        let claim = host.claim("sdc");
+        claim.stage = OwnStage::Formatting;
+        claim.record.node = "other".to_owned();
+        let verdict = host.verdict("sdc");
+        let remedy = verdict.reasons[0].remedy.as_deref().unwrap();
+        assert!(remedy.starts_with("--approve "), "{remedy}");
+    }
+
+    #[test]
+    fn under_another_identity_are_adopted_once_somebody_mounts_them_where_they_belong() {
+        let mut host = host();
+        host.dev("sdc").ids.serial = Some("NEW".to_owned());
+        host.dev("sdc").ids.wwn = None;
+        assert_eq!(host.kind("sdc"), VerdictKind::Quarantined);
+        host.mount_on("sdc1", "/mnt/longhorn/sdc1", "ext4");
+        for device in ["sdc", "sdc1"] {
+            let verdict = host.verdict(device);
+            assert_eq!(verdict.kind, VerdictKind::Adopted, "{:#?}", verdict.reasons);
+            assert!(!verdict.approvable);
+        }
+        // Our own line mounts a copy at boot as well, so it vouches for nothing.
+        let record = host.claim("sdc").record.clone();
+        let point = std::path::Path::new("/mnt/longhorn/sdc1");
+        host.observation.host.fstab = Some(crate::persist::fstab_line(point, &record, &[]));
+        assert_eq!(host.kind("sdc"), VerdictKind::Quarantined);
+    }
+}
+
 mod identity {
     use super::*;
 

@@ -402,13 +402,13 @@ fn unmet_approvals(classification: &Classification, policy: &Policy) -> Vec<Stri
         let why = match disk {
             None => "no such disk is on this node".to_owned(),
             Some(disk) if disk.approved => continue,
+            // Spent: the disk became ours, or there is nothing to overwrite.
+            Some(disk) if matches!(disk.kind, VerdictKind::Ours | VerdictKind::Blank) => continue,
             Some(disk) if disk.hash.as_deref() != Some(approval.hash.as_str()) => format!(
                 "what was observed on {} has changed: its hash is {} now; look at it again before approving",
                 disk.device,
                 disk.hash.as_deref().unwrap_or("unknown")
             ),
-            // Spent: the disk became ours, or there is nothing to overwrite.
-            Some(disk) if matches!(disk.kind, VerdictKind::Ours | VerdictKind::Blank) => continue,
             Some(disk) => format!("{} is {}, which no approval lifts", disk.device, disk.kind),
         };
         unmet.push(format!(
@@ -454,5 +454,7 @@ impl fmt::Display for Plan {
     }
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;
