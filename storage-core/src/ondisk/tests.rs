@@ -221,6 +221,30 @@ fn an_image_of_another_size_is_not_made_again() {
 }
 
 #[test]
+fn a_whole_disk_layout_that_has_grown_is_still_ours() {
+    let record = record(Layout::Disk, SIZE, 512);
+    let (before, commit) = protocol(&record);
+    let mut image = blank(512);
+    before
+        .iter()
+        .chain(&commit)
+        .for_each(|w| put(&mut image, w));
+    // The ext4 superblock's count of blocks of 1 KiB.
+    let blocks = u32::try_from(record.length / 1024).unwrap();
+    image.bytes[1028..1032].copy_from_slice(&blocks.to_le_bytes());
+    image.bytes.resize(image.bytes.len() + (8 << 20), 0);
+    let Own::Claim(claim) = recognise(&image, &ours(&record)) else {
+        panic!("not ours")
+    };
+    assert_eq!(claim.stage, OwnStage::Ready);
+    assert!(
+        claim.damage[0].contains("the record says"),
+        "{:?}",
+        claim.damage
+    );
+}
+
+#[test]
 fn other_tools_find_no_fault_in_the_table() {
     let record = record(Layout::Gpt, SIZE, 512);
     let mut image = blank(512);
