@@ -382,7 +382,7 @@ pub(super) fn not_ours(subject: &Subject<'_>) -> Vec<Finding> {
             for signature in content
                 .signatures
                 .iter()
-                .filter(|s| !ours(s) && !(within(s.offset) && files(s)))
+                .filter(|s| !(ours(s) || within(s.offset) && files(s)))
             {
                 findings.push(Finding::new(describe(signature)));
             }
