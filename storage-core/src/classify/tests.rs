@@ -812,7 +812,8 @@ mod identity {
 
     #[test]
     fn two_hashes_tell_what_changed_between_them() {
-        let changes: [(&str, fn(&mut BlockDevice)); 4] = [
+        type Change = fn(&mut BlockDevice);
+        let changes: [(&str, Change); 4] = [
             ("size", |d| d.size = Some(1 << 40)),
             ("partition table", |d| d.content.table = Some(dos(1))),
             ("signatures", |d| d.content.signatures.clear()),
