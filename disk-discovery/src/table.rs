@@ -406,6 +406,16 @@ fn foot(out: &mut String, report: &NodeReport, style: Style) {
             line(out, &format!("  to change that: {}", clean(remedy)));
         }
     }
+    for note in &report.notes {
+        line(out, "");
+        line(
+            out,
+            &style.paint("33", &format!("Note: {}", clean(&note.text))),
+        );
+        if let Some(remedy) = &note.remedy {
+            line(out, &format!("  to change that: {}", clean(remedy)));
+        }
+    }
     for refused in &report.refused {
         line(
             out,

@@ -225,6 +225,27 @@ fn json_and_yaml_stand_alone_on_standard_output_and_say_the_same() {
 }
 
 #[test]
+fn a_stale_mount_below_the_mount_root_is_told_in_every_form() {
+    let host = Host::new();
+    host.file(
+        "proc/1/mountinfo",
+        "1 0 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
+         2 1 8:33 / /mnt/longhorn/sdb1 rw,relatime shared:2 - ext4 /dev/sdx1 rw\n",
+    );
+    let told = "/mnt/longhorn/sdb1 is a stale mount";
+    let table = host.run(&["--dry-run"]).stdout;
+    assert!(table.contains(&format!("Note: {told}")), "{table}");
+    assert!(table.contains("umount"), "{table}");
+    let json = host.run(&["--dry-run", "-o", "json"]).stdout;
+    let report: NodeReport = serde_json::from_str(&json).unwrap();
+    assert_eq!(report.notes.len(), 1);
+    assert_eq!(report.notes[0].rule, "stale-mount");
+    assert!(report.notes[0].text.contains(told) && report.notes[0].remedy.is_some());
+    let unconcerned = host.run(&["explain", "sda"]).stdout;
+    assert!(!unconcerned.contains("stale"), "{unconcerned}");
+}
+
+#[test]
 fn two_dry_runs_say_the_same_and_change_nothing() {
     let host = Host::new();
     let first = host.run(&["--dry-run", "-o", "json"]);

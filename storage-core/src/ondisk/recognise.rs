@@ -11,7 +11,7 @@ use super::record::{LEN, RecordBlock, RecordState, record_offset};
 use crate::model::{
     Content, Layout, Own, OwnClaim, OwnStage, ProofDepth, Signature, SignatureClass, TableKind,
 };
-use crate::observe::proof::{Finding, prove_range};
+use crate::observe::proof::{Finding, WINDOW, prove_range};
 use crate::observe::read::ReadAt;
 
 /// Samples of the proof that the range of an unfinished disk is still blank.
@@ -290,10 +290,38 @@ fn gaps_are_blank(device: &dyn ReadAt, table: &TableImage) -> Result<(), String>
 }
 
 fn still_blank(device: &dyn ReadAt, record: &RecordBlock) -> Result<(), String> {
-    if record.overwrote {
-        return Ok(());
+    if !record.overwrote {
+        return blank(device, record.start, record.length, ProofDepth::Sampled);
     }
-    blank(device, record.start, record.length, ProofDepth::Sampled)
+    // What was overwritten by approval was wiped at both ends first: whoever used the disk since would have
+    // written there. Sectors of ours in these windows have been compared, and are left out.
+    let record_at = record_offset(record.layout, record.size, record.sector);
+    let sector = u64::from(record.sector);
+    let (head, tail) = (
+        WINDOW.min(record.size),
+        record.size - WINDOW.min(record.size),
+    );
+    let mut ours = vec![(record_at, sector)];
+    if let Ok(table) = TableImage::new(record) {
+        ours.extend(table.areas());
+    }
+    ours.sort_unstable();
+    for (window, to) in [(0, head), (tail, record.size)] {
+        let mut from = window;
+        for (start, length) in ours
+            .iter()
+            .filter(|(start, _)| (window..to).contains(start))
+        {
+            if from < *start {
+                blank(device, from, start - from, ProofDepth::Full)?;
+            }
+            from = start + length;
+        }
+        if from < to {
+            blank(device, from, to - from, ProofDepth::Full)?;
+        }
+    }
+    Ok(())
 }
 
 fn blank(device: &dyn ReadAt, start: u64, length: u64, depth: ProofDepth) -> Result<(), String> {

@@ -249,6 +249,34 @@ fn other_tools_find_no_fault_in_the_table() {
     }
 }
 
+#[test]
+fn an_approved_disk_that_somebody_used_after_the_wipe_is_not_finished() {
+    for layout in [Layout::Gpt, Layout::Disk] {
+        let mut record = record(layout, SIZE, 512);
+        record.overwrote = true;
+        let (before, _) = protocol(&record);
+        let mut image = blank(512);
+        // Old data in the middle is what the approval was about.
+        image.bytes[(SIZE / 2) as usize] = 1;
+        for write in before.iter().take(before.len() - 1) {
+            put(&mut image, write);
+            let own = recognise(&image, &Content::default());
+            assert_eq!(
+                stage(&own),
+                Some(OwnStage::TableUnfinished),
+                "{}: {own:?}",
+                write.what
+            );
+        }
+        for at in [2 << 20, SIZE - (3 << 20)] {
+            let mut used = image.clone();
+            used.bytes[at as usize] = 1;
+            let own = recognise(&used, &Content::default());
+            assert!(matches!(own, Own::Broken(_)), "byte {at}: {own:?}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 

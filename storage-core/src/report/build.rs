@@ -109,6 +109,7 @@ fn build(
             missing: seen.missing.clone(),
         },
         node_reasons: classification.node.iter().map(reason).collect(),
+        notes: classification.notes.iter().map(reason).collect(),
         errors: strings(&observation.host.errors),
         refused: plan.refused.clone(),
         summary: summary(&disks, outcomes),

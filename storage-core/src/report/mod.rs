@@ -32,6 +32,9 @@ pub struct NodeReport {
     pub witnesses: WitnessReport,
     /// Reasons for which nothing on the whole node may be taken; empty normally.
     pub node_reasons: Vec<ReasonReport>,
+    /// What else an operator should know of the node: mounts below the mount root whose device is gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<ReasonReport>,
     /// Reads that failed and concern no single device.
     pub errors: Vec<String>,
     /// Requests that cannot be carried out, such as an approval of a disk that has changed.
