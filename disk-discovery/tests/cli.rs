@@ -299,7 +299,11 @@ fn the_printed_approval_is_accepted_and_a_stale_one_is_refused_with_what_changed
     let said = host.run(&["--dry-run", "--approve", &approval]);
     assert!(said.stdout.contains("overwrite"), "{}", said.stdout);
     let (id, _) = approval.rsplit_once('@').unwrap();
-    let said = host.run(&["--dry-run", "--approve", &format!("{id}@0000000000000000")]);
+    let said = host.run(&[
+        "--dry-run",
+        "--approve",
+        &format!("{id}@000000000000000000000000"),
+    ]);
     assert!(
         said.stdout.contains("refused: ") && said.stdout.contains("has changed"),
         "{}",

@@ -24,7 +24,8 @@ mod tests;
 use context::Context;
 use rules::{Cost, Finding, Outcome, RULES, Remedy, Rule, Subject};
 
-pub use identity::{content_hash, disk_id};
+pub(crate) use identity::since;
+pub use identity::{HASH_DIGITS, changed_parts, content_hash, disk_id};
 pub use selector::glob;
 
 use crate::model::{
@@ -259,6 +260,7 @@ impl Sheet {
                 format!("approved with the present hash {present}"),
             )
         } else if approvable {
+            let given: Vec<_> = given.iter().map(|then| since(then, present)).collect();
             let text = format!(
                 "the content changed since the approval: it was given for {}, what is there now is {present}",
                 given.join(", ")

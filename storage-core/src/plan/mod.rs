@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::classify::changed_parts;
 use crate::model::{
     BlockDevice, Classification, DevNum, DiskId, DiskName, FilesystemKind, KernelName, Layout,
     Mount, Observation, Own, OwnClaim, OwnStage, Persist, Policy, Verdict, VerdictKind,
@@ -404,11 +405,23 @@ fn unmet_approvals(classification: &Classification, policy: &Policy) -> Vec<Stri
             Some(disk) if disk.approved => continue,
             // Spent: the disk became ours, or there is nothing to overwrite.
             Some(disk) if matches!(disk.kind, VerdictKind::Ours | VerdictKind::Blank) => continue,
-            Some(disk) if disk.hash.as_deref() != Some(approval.hash.as_str()) => format!(
-                "what was observed on {} has changed: its hash is {} now; look at it again before approving",
-                disk.device,
-                disk.hash.as_deref().unwrap_or("unknown")
-            ),
+            Some(disk)
+                if !disk
+                    .hash
+                    .as_deref()
+                    .is_some_and(|now| now.eq_ignore_ascii_case(&approval.hash)) =>
+            {
+                let now = disk.hash.as_deref().unwrap_or("unknown");
+                let parts = changed_parts(&approval.hash, now);
+                let what = match parts.as_slice() {
+                    [] => String::new(),
+                    parts => format!(" ({})", parts.join(", ")),
+                };
+                format!(
+                    "what was observed on {} has changed{what}: its hash is {now} now; look at it again before approving",
+                    disk.device
+                )
+            }
             Some(disk) => format!("{} is {}, which no approval lifts", disk.device, disk.kind),
         };
         unmet.push(format!(

@@ -240,6 +240,16 @@ fn disturb(host: &mut Host, disk: &str, amiss: u8) {
     }
 }
 
+fn approve_all(found: &Classification) -> Vec<Approval> {
+    let disks = found.verdicts.values().filter(|verdict| verdict.approvable);
+    disks
+        .map(|verdict| Approval {
+            disk: verdict.disk_id.clone().unwrap(),
+            hash: verdict.hash.clone().unwrap(),
+        })
+        .collect()
+}
+
 /// What a pass finds, with the proofs that it asks for, and what it plans.
 fn pass(host: &mut Host, policy: &Policy) -> (Classification, Plan) {
     let first = classify(&host.observation, policy);
@@ -254,6 +264,61 @@ fn pass(host: &mut Host, policy: &Policy) -> (Classification, Plan) {
     };
     let plan = plan(&host.observation, &last, policy);
     (last, plan)
+}
+
+#[test]
+fn the_random_nodes_reach_every_step_and_every_right_to_write() {
+    let mut reached = BTreeSet::new();
+    for n in (0..=u16::MAX).step_by(7) {
+        let [shape, done] = n.to_le_bytes();
+        let seed = Seed {
+            shape,
+            done: done.wrapping_mul(37),
+            wish: shape ^ done,
+            amiss: 15,
+        };
+        let mut host = node(&[seed]);
+        let mut policy = wish(done);
+        let (found, planned) = pass(&mut host, &policy);
+        reached.extend(
+            planned
+                .disks
+                .iter()
+                .flat_map(|d| d.steps.iter().map(Step::id)),
+        );
+        policy.approvals = approve_all(&found);
+        let (_, planned) = pass(&mut host, &policy);
+        reached.extend(
+            planned
+                .disks
+                .iter()
+                .flat_map(|d| d.steps.iter().map(Step::id)),
+        );
+        reached.extend(planned.disks.iter().map(|d| match d.basis {
+            Basis::Blank => "by: blank",
+            Basis::Approved { .. } => "by: approved",
+            Basis::Unfinished => "by: unfinished",
+            Basis::Ready => "by: ready",
+        }));
+    }
+    assert_eq!(
+        reached.into_iter().collect::<Vec<_>>(),
+        [
+            "by: approved",
+            "by: blank",
+            "by: ready",
+            "by: unfinished",
+            "commit",
+            "make-filesystem",
+            "mount",
+            "persist",
+            "repair-table",
+            "show-partition",
+            "wipe",
+            "write-record",
+            "write-table",
+        ]
+    );
 }
 
 proptest! {
@@ -276,15 +341,7 @@ proptest! {
         let mut host = node(&seeds);
         let (found, mut planned) = pass(&mut host, &policy);
         if approve {
-            policy.approvals = found
-                .verdicts
-                .values()
-                .filter(|verdict| verdict.approvable)
-                .map(|verdict| Approval {
-                    disk: verdict.disk_id.clone().unwrap(),
-                    hash: verdict.hash.clone().unwrap(),
-                })
-                .collect();
+            policy.approvals = approve_all(&found);
             let (found, again) = pass(&mut host, &policy);
             planned = again;
             for approval in &policy.approvals {
