@@ -2,7 +2,7 @@
 
 use storage_core::report::{DiskReport, NodeReport, PartitionReport, ReasonReport, size_in_words};
 
-use crate::term::{Style, clean, cut, cut_front, wrap};
+use crate::term::{Style, clean, cut, cut_front, plural, wrap};
 
 /// From how many devices alike one line is made.
 const ALIKE: usize = 3;
@@ -353,14 +353,6 @@ fn joined(cells: &[String], widths: &[usize], verdict: Option<&str>, style: Styl
         text.extend([before, &painted, after, "  "]);
     }
     text
-}
-
-fn plural(count: usize, word: &str) -> String {
-    if count == 1 {
-        format!("1 {word}")
-    } else {
-        format!("{count} {word}s")
-    }
 }
 
 /// Counts, plan, outcomes, and what was not seen.

@@ -8,7 +8,8 @@
 )]
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -263,6 +264,53 @@ fn the_exit_status_tells_whether_something_is_to_do() {
         Some(0)
     );
     assert_eq!(host.run(&["--dry-run"]).code, Some(0));
+}
+
+#[test]
+fn the_exit_status_tells_that_the_node_or_a_request_is_refused() {
+    let host = Host::new();
+    let stale = "--approve=serial-none@0123456789abcdef";
+    let said = host.run(&["--dry-run", "--exit-code", stale]);
+    assert!(said.stdout.contains("refused: "), "{}", said.stdout);
+    assert_eq!(said.code, Some(1));
+    assert_eq!(host.run(&["--dry-run", stale]).code, Some(0));
+    // The root filesystem's device is not on this host.
+    host.file(
+        "proc/1/mountinfo",
+        "1 0 8:99 / / rw,relatime shared:1 - ext4 /dev/sdz1 rw\n",
+    );
+    let said = host.run(&["--dry-run", "--exit-code"]);
+    assert!(
+        said.stdout.contains("Nothing on this node may be taken"),
+        "{}",
+        said.stdout
+    );
+    assert_eq!(said.code, Some(1));
+}
+
+#[test]
+fn once_without_root_is_an_error_that_tells_what_to_do() {
+    if !nix::unistd::geteuid().is_root() {
+        let said = complaint(&["--once"]);
+        assert!(said.contains("run it as root"), "{said}");
+        return;
+    }
+    // The program is copied to where another user may run it.
+    let dir = TempDir::new().unwrap();
+    let copy = dir.path().join("disk-discovery");
+    fs::copy(env!("CARGO_BIN_EXE_disk-discovery"), &copy).unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(&copy);
+    command.arg("--once").env_clear().uid(65534).gid(65534);
+    let said = finish(command);
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert_eq!(said.stdout, "");
+    assert_eq!(said.stderr.lines().count(), 1, "{}", said.stderr);
+    assert!(
+        said.stderr.contains("user 65534") && said.stderr.contains("run it as root"),
+        "{}",
+        said.stderr
+    );
 }
 
 #[test]

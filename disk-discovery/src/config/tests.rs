@@ -110,7 +110,7 @@ fn a_bad_value_names_key_line_value_and_what_is_accepted() {
     let said = with("", &[("DISK_DISCOVERY_PROOF", "ful")], &[]).unwrap_err();
     assert_eq!(
         said,
-        "DISK_DISCOVERY_PROOF: value \"ful\": did you mean full? accepted are sampled, full"
+        "DISK_DISCOVERY_PROOF: value \"ful\": did you mean full? accepted are sampled, full; --help tells what --proof takes"
     );
 }
 
