@@ -246,6 +246,9 @@ fn a_blank_disk_becomes_a_mounted_one_and_the_second_run_finds_nothing() {
             point.file_name().unwrap().to_str(),
             "{record}"
         );
+        if filesystem == FilesystemKind::Ext4 {
+            check_ext4(&point, &record);
+        }
         let options = run(
             "findmnt",
             &["-no", "FSTYPE,OPTIONS", &point.to_string_lossy()],
@@ -273,6 +276,28 @@ fn a_blank_disk_becomes_a_mounted_one_and_the_second_run_finds_nothing() {
         assert_eq!(bench.mounted(), point);
         assert_eq!(fs::read_to_string(point.join("data")).unwrap(), "precious");
     }
+}
+
+/// What e2fsprogs reads in the superblock: no block is kept for root, UUID and label are those of the record.
+#[track_caller]
+fn check_ext4(point: &Path, record: &serde_json::Value) {
+    let source = run("findmnt", &["-no", "SOURCE", &point.to_string_lossy()]);
+    let superblock = run("dumpe2fs", &["-h", source.trim()]);
+    let field = |name: &str| {
+        let lines = superblock.lines().filter_map(|line| line.split_once(':'));
+        let mut values = lines.filter(|(key, _)| *key == name);
+        values.next().map(|(_, value)| value.trim().to_owned())
+    };
+    assert_eq!(field("Reserved block count").as_deref(), Some("0"));
+    assert_eq!(
+        field("Filesystem UUID").as_deref(),
+        record["filesystemUuid"].as_str()
+    );
+    let label = format!("dd-{}", record["name"].as_str().unwrap());
+    assert_eq!(
+        field("Filesystem volume name"),
+        Some(label.chars().take(16).collect())
+    );
 }
 
 /// Kills its own process at the n-th announced write.

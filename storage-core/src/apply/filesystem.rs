@@ -215,8 +215,17 @@ impl FilesystemRecord {
         }
     }
 
+    /// Reads the file's text. What is wrong, in words that do not repeat what anybody may have written there at
+    /// any length or with control characters.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        serde_json::from_str(text).map_err(|error| {
+            let error = RecordBlock::cut(&error.to_string(), 160);
+            format!("it cannot be understood: {error}")
+        })
+    }
+
     /// Says in which of the facts that identify a disk it differs from another, if in any.
-    fn conflict(&self, other: &Self) -> Option<String> {
+    pub(crate) fn conflict(&self, other: &Self) -> Option<String> {
         let pairs: [(&str, String, String); 5] = [
             (
                 "version",
@@ -239,7 +248,10 @@ impl FilesystemRecord {
         pairs
             .into_iter()
             .find(|(_, a, b)| a != b)
-            .map(|(what, a, b)| format!("its record's {what} is {a:?} and should be {b:?}"))
+            .map(|(what, a, b)| {
+                let a = RecordBlock::cut(&a, 64);
+                format!("its record's {what} is {a:?} and should be {b:?}")
+            })
     }
 }
 
@@ -304,9 +316,7 @@ impl Stage {
         file.take(RECORD_MAX)
             .read_to_string(&mut text)
             .map_err(ApplyError::io(&object, "read"))?;
-        serde_json::from_str(&text)
-            .map(Some)
-            .map_err(|error| bad(format!("it cannot be understood: {error}")))
+        FilesystemRecord::parse(&text).map(Some).map_err(bad)
     }
 
     /// Checks that the record in the root agrees with the record block.
@@ -438,6 +448,7 @@ fn shown_partition(dir: &Path) -> Result<Option<ShownPartition>, ApplyError> {
 mod tests {
     use super::*;
     use crate::ondisk::record::tests::record;
+    use proptest::prelude::*;
 
     #[test]
     fn uuids_are_read_where_each_filesystem_keeps_them() {
@@ -486,5 +497,50 @@ mod tests {
     fn the_time_limit_grows_with_the_disk() {
         assert_eq!(mkfs_limit(10 << 30), Duration::from_secs(180));
         assert_eq!(mkfs_limit(16 << 40), Duration::from_secs(120 + 16 * 60));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_record_is_said_without_its_control_characters_and_at_no_length() {
+        let good = FilesystemRecord::of(&record(Layout::Gpt, 64 << 20, 512));
+        let text = serde_json::to_string(&good).unwrap();
+        let other = text.replace("\"gpt\"", "\"\\u001b[2Jx\"");
+        assert_ne!(text, other);
+        let long = text.replace(
+            "\"version\":1",
+            &format!("\"version\":\"{}\"", "é".repeat(9000)),
+        );
+        for text in [other, long] {
+            let why = FilesystemRecord::parse(&text).unwrap_err();
+            assert!(
+                why.len() < 200 && !why.chars().any(char::is_control),
+                "{why:?}"
+            );
+        }
+        let named = FilesystemRecord {
+            name: "x\n".repeat(9000),
+            ..good.clone()
+        };
+        assert!(named.conflict(&good).unwrap().len() < 200);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100_000) })]
+
+        #[test]
+        fn no_bytes_make_the_record_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..24), at in any::<usize>(), cut in 0_usize..24, whole in any::<bool>(),
+        ) {
+            let good = FilesystemRecord::of(&record(Layout::Gpt, 64 << 20, 512));
+            let mut text = if whole { Vec::new() } else { serde_json::to_vec(&good).unwrap() };
+            let at = at % (text.len() + 1);
+            let end = (at + cut).min(text.len());
+            text.splice(at..end, bytes);
+            let why = match FilesystemRecord::parse(&String::from_utf8_lossy(&text)) {
+                Ok(record) => record.conflict(&good),
+                Err(why) => Some(why),
+            };
+            let clean = |why: String| why.len() < 200 && !why.chars().any(char::is_control);
+            prop_assert!(why.is_none_or(clean));
+        }
     }
 }

@@ -57,7 +57,7 @@ impl Activity {
         iostats.is_some_and(|text| text.first() == Some(&b'1'))
     }
 
-    fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
         let mut numbers = text.split_ascii_whitespace().map(str::parse);
         let mut nth = |skip: usize| numbers.nth(skip)?.ok();
@@ -101,6 +101,7 @@ impl Remembered {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn counts_of_writes_and_discards_are_taken_from_their_columns() {
@@ -116,5 +117,33 @@ mod tests {
             (5, 7, 12, 14)
         );
         assert_eq!(Activity::parse(b"1 2 3"), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100_000) })]
+
+        #[test]
+        fn no_bytes_make_it_panic_and_a_number_that_is_none_is_no_count(
+            bytes in prop::collection::vec(any::<u8>(), 0..80),
+            mut columns in prop::collection::vec(any::<u64>(), 0..20),
+            broken in 0_usize..40,
+        ) {
+            let numbers = bytes.split(u8::is_ascii_whitespace).filter(|w| w.iter().all(u8::is_ascii_digit));
+            prop_assert!(Activity::parse(&bytes).is_none() || numbers.count() >= 4);
+            let mut words: Vec<String> = columns.iter().map(u64::to_string).collect();
+            if let Some(word) = words.get_mut(broken) {
+                word.push('x');
+            }
+            let read = Activity::parse(words.join(" ").as_bytes());
+            if columns.len() < 14 || [4, 6, 11, 13].contains(&broken) {
+                prop_assert_eq!(read, None);
+            } else {
+                columns.truncate(14);
+                let expected = Activity {
+                    writes: columns[4], sectors: columns[6], discards: columns[11], discarded: columns[13],
+                };
+                prop_assert_eq!(read, Some(expected));
+            }
+        }
     }
 }

@@ -16,16 +16,16 @@ pub mod dump;
 pub mod error;
 pub mod identity;
 mod links;
-mod memory;
+pub(crate) mod memory;
 pub mod mounts;
 mod observer;
 mod pool;
 pub mod proof;
 pub mod read;
 mod source;
-mod sysfs;
-mod transport;
-mod udev;
+pub(crate) mod sysfs;
+pub(crate) mod transport;
+pub(crate) mod udev;
 
 pub use observer::{Observer, observe_device_fresh, prove_device_fresh};
 

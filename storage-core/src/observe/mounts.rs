@@ -552,7 +552,7 @@ pub(crate) fn to_dump(
     Ok(text)
 }
 
-fn from_dump(text: &str, root: &Path) -> MountRootFacts {
+pub(crate) fn from_dump(text: &str, root: &Path) -> MountRootFacts {
     let mut facts = MountRootFacts::default();
     for line in text.lines() {
         let mut words = line.splitn(4, ' ');

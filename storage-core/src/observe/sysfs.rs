@@ -163,7 +163,7 @@ fn entries(source: Source<'_>, only: Option<&KernelName>) -> (Vec<Entry>, Vec<Re
 }
 
 /// Where a link in the directory `base` leads, as a path below `/sys/devices`.
-fn canonical(base: &str, target: &str) -> Option<String> {
+pub(crate) fn canonical(base: &str, target: &str) -> Option<String> {
     let mut parts: Vec<&str> = base.split('/').collect();
     for part in target.split('/') {
         match part {
@@ -287,22 +287,22 @@ fn read_device(
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Disk,
     Partition,
 }
 
 /// What `uevent` states.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Uevent {
-    dev: Option<DevNum>,
-    kind: Option<Kind>,
-    diskseq: Option<u64>,
-    partition: Option<u32>,
+pub(crate) struct Uevent {
+    pub(crate) dev: Option<DevNum>,
+    pub(crate) kind: Option<Kind>,
+    pub(crate) diskseq: Option<u64>,
+    pub(crate) partition: Option<u32>,
 }
 
 impl Uevent {
-    fn parse(bytes: &[u8]) -> Self {
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes);
         let mut this = Self::default();
         let (mut major, mut minor) = (None, None);
@@ -722,4 +722,57 @@ pub(crate) fn add_links(
         }
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_link_leads_below_devices_or_nowhere() {
+        let to = |target| canonical("class/block", target);
+        assert_eq!(to("../../devices/a/b/sda").unwrap(), "devices/a/b/sda");
+        for elsewhere in [
+            "/sys/devices/sda",
+            "../../../devices/sda",
+            "../../module/x",
+            "sda",
+            "",
+        ] {
+            assert_eq!(to(elsewhere), None, "{elsewhere}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100_000) })]
+
+        #[test]
+        fn no_bytes_make_uevent_or_a_path_panic(
+            keys in prop::collection::vec(prop::sample::select(vec![
+                "MAJOR=", "MINOR=", "DEVTYPE=disk", "DISKSEQ=", "PARTN=", "", "=",
+            ]), 0..6),
+            bytes in prop::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let mut file = Vec::new();
+            let mut values = bytes.chunks(10);
+            for key in keys {
+                file.extend_from_slice(key.as_bytes());
+                file.extend_from_slice(values.next().unwrap_or_default());
+                file.push(b'\n');
+            }
+            for text in [&file, &bytes] {
+                let uevent = Uevent::parse(text);
+                let numbered = text.windows(6).any(|w| w == b"MAJOR=") && text.windows(6).any(|w| w == b"MINOR=");
+                prop_assert!(uevent.dev.is_none() || numbered);
+                let text = String::from_utf8_lossy(text);
+                let path = canonical("class/block", &text);
+                prop_assert!(path.is_none_or(|p| p.starts_with("devices/") && !p.split('/').any(|c| c == "..")));
+                prop_assert!(transport::pci(&text).is_none_or(|(a, b)| text.contains(a) && text.contains(b)));
+                prop_assert!(transport::hctl(&text).is_none_or(|part| text.contains(part)));
+                let (name, path) = text.split_once('=').unwrap_or_default();
+                transport::guess(name, path);
+            }
+        }
+    }
 }

@@ -5,10 +5,12 @@
 
 #[cfg(not(feature = "udev"))]
 use std::collections::BTreeMap;
+use std::collections::HashMap;
 
+use super::identity;
 use super::source::Source;
 use crate::host::HostRoot;
-use crate::model::{BlockDevice, KernelName};
+use crate::model::{BlockDevice, KernelName, UdevHint};
 
 /// Fills in what udev's database says, where it is there and fresh. Whether it is, and if not, why.
 #[cfg(not(feature = "udev"))]
@@ -29,21 +31,55 @@ pub(crate) fn ask_again<'a>(
 ) {
 }
 
+/// A file of udev's database; `None` while udev has not initialised the device (`I:` is missing).
+pub(crate) fn parse(bytes: &[u8]) -> Option<UdevHint> {
+    let text = String::from_utf8_lossy(bytes);
+    let mut initialised = false;
+    let mut properties = HashMap::new();
+    for line in text.lines() {
+        if line.starts_with("I:") {
+            initialised = true;
+        } else if let Some((key, value)) = line
+            .strip_prefix("E:")
+            .and_then(|line| line.split_once('='))
+        {
+            properties.insert(key.to_owned(), value.to_owned());
+        }
+    }
+    initialised.then(|| of_properties(&properties))
+}
+
+fn of_properties(properties: &HashMap<String, String>) -> UdevHint {
+    let text = |key: &str| {
+        let value = properties.get(key)?;
+        identity::text(value.as_bytes())
+    };
+    let serial = |key: &str| identity::serial(properties.get(key)?.as_bytes());
+    let wwn = |key: &str| identity::wwn(properties.get(key)?.as_bytes());
+    UdevHint {
+        fs_type: text("ID_FS_TYPE"),
+        fs_usage: text("ID_FS_USAGE"),
+        table_type: text("ID_PART_TABLE_TYPE"),
+        multipath_member: text("DM_MULTIPATH_DEVICE_PATH").as_deref() == Some("1"),
+        serial: serial("ID_SERIAL_SHORT").or_else(|| serial("ID_SERIAL")),
+        wwn: wwn("ID_WWN_WITH_EXTENSION").or_else(|| wwn("ID_WWN")),
+        bus: text("ID_BUS"),
+    }
+}
+
 #[cfg(feature = "udev")]
 pub(crate) use present::{ask_again, hints};
 
 #[cfg(feature = "udev")]
 mod present {
-    use std::collections::{BTreeMap, HashMap};
+    use std::collections::BTreeMap;
     use std::panic::catch_unwind;
     use std::path::PathBuf;
 
     use block_utils::{BlockResult, Device, FilesystemType};
 
-    use super::{BlockDevice, HostRoot, KernelName, Source};
-    use crate::model::UdevHint;
+    use super::{BlockDevice, HostRoot, KernelName, Source, UdevHint, of_properties, parse};
     use crate::observe::error::{is_gone, malformed, unreadable};
-    use crate::observe::identity;
     use crate::observe::source::Part;
 
     /// The daemon's socket: without it nobody keeps the database true.
@@ -93,42 +129,6 @@ mod present {
             ));
         }
         (fresh > 0, missing)
-    }
-
-    /// A file of udev's database; `None` while udev has not initialised the device (`I:` is missing).
-    fn parse(bytes: &[u8]) -> Option<UdevHint> {
-        let text = String::from_utf8_lossy(bytes);
-        let mut initialised = false;
-        let mut properties = HashMap::new();
-        for line in text.lines() {
-            if line.starts_with("I:") {
-                initialised = true;
-            } else if let Some((key, value)) = line
-                .strip_prefix("E:")
-                .and_then(|line| line.split_once('='))
-            {
-                properties.insert(key.to_owned(), value.to_owned());
-            }
-        }
-        initialised.then(|| of_properties(&properties))
-    }
-
-    fn of_properties(properties: &HashMap<String, String>) -> UdevHint {
-        let text = |key: &str| {
-            let value = properties.get(key)?;
-            identity::text(value.as_bytes())
-        };
-        let serial = |key: &str| identity::serial(properties.get(key)?.as_bytes());
-        let wwn = |key: &str| identity::wwn(properties.get(key)?.as_bytes());
-        UdevHint {
-            fs_type: text("ID_FS_TYPE"),
-            fs_usage: text("ID_FS_USAGE"),
-            table_type: text("ID_PART_TABLE_TYPE"),
-            multipath_member: text("DM_MULTIPATH_DEVICE_PATH").as_deref() == Some("1"),
-            serial: serial("ID_SERIAL_SHORT").or_else(|| serial("ID_SERIAL")),
-            wwn: wwn("ID_WWN_WITH_EXTENSION").or_else(|| wwn("ID_WWN")),
-            bus: text("ID_BUS"),
-        }
     }
 
     /// Asks libudev, through block-utils, about devices that are about to be proven blank. An answer can add a
@@ -223,19 +223,6 @@ mod present {
         use super::*;
 
         #[test]
-        fn the_database_of_udev_is_read_once_it_is_initialised() {
-            let text = b"S:disk/by-id/wwn-0x5000c500a1b2c3d4\nW:3\nI:1234567\nE:ID_FS_TYPE=LVM2_member\n\
-                E:ID_FS_USAGE=raid\nE:ID_SERIAL=ATA_X_S1\nE:ID_SERIAL_SHORT=S1\nE:ID_WWN=0x5000c500a1b2c3d4\n\
-                E:DM_MULTIPATH_DEVICE_PATH=1\nE:ID_BUS=ata\nG:systemd\n";
-            let hint = parse(text).unwrap();
-            assert_eq!(hint.fs_type.as_deref(), Some("LVM2_member"));
-            assert_eq!(hint.serial.as_deref(), Some("S1"));
-            assert_eq!(hint.wwn.as_deref(), Some("0x5000c500a1b2c3d4"));
-            assert!(hint.multipath_member);
-            assert_eq!(parse(b"E:ID_FS_TYPE=ext4\n"), None);
-        }
-
-        #[test]
         fn a_second_answer_adds_and_never_takes_away() {
             let mut known = parse(b"I:1\nE:ID_FS_TYPE=xfs\nE:DM_MULTIPATH_DEVICE_PATH=1\n");
             let new = UdevHint {
@@ -247,6 +234,53 @@ mod present {
             assert_eq!(known.fs_type.as_deref(), Some("xfs"));
             assert_eq!(known.table_type.as_deref(), Some("gpt"));
             assert!(known.multipath_member);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_database_of_udev_is_read_once_it_is_initialised() {
+        let text = b"S:disk/by-id/wwn-0x5000c500a1b2c3d4\nW:3\nI:1234567\nE:ID_FS_TYPE=LVM2_member\n\
+            E:ID_FS_USAGE=raid\nE:ID_SERIAL=ATA_X_S1\nE:ID_SERIAL_SHORT=S1\nE:ID_WWN=0x5000c500a1b2c3d4\n\
+            E:DM_MULTIPATH_DEVICE_PATH=1\nE:ID_BUS=ata\nG:systemd\n";
+        let hint = parse(text).unwrap();
+        assert_eq!(hint.fs_type.as_deref(), Some("LVM2_member"));
+        assert_eq!(hint.serial.as_deref(), Some("S1"));
+        assert_eq!(hint.wwn.as_deref(), Some("0x5000c500a1b2c3d4"));
+        assert!(hint.multipath_member);
+        assert_eq!(parse(b"E:ID_FS_TYPE=ext4\n"), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100_000) })]
+
+        #[test]
+        fn no_file_of_the_database_makes_it_panic_and_its_texts_are_safe_to_show(
+            keys in prop::collection::vec(prop::sample::select(vec![
+                "I:", "E:ID_FS_TYPE=", "E:ID_SERIAL=", "E:ID_SERIAL_SHORT=", "E:ID_WWN=", "E:ID_BUS=", "E:", "",
+            ]), 0..6),
+            bytes in prop::collection::vec(any::<u8>(), 0..120),
+        ) {
+            let mut file = Vec::new();
+            let mut values = bytes.chunks(20);
+            for key in keys {
+                file.extend_from_slice(key.as_bytes());
+                file.extend_from_slice(values.next().unwrap_or_default());
+                file.push(b'\n');
+            }
+            for hint in [parse(&file), parse(&bytes)].into_iter().flatten() {
+                let texts = [
+                    hint.fs_type, hint.fs_usage, hint.table_type, hint.serial, hint.wwn, hint.bus,
+                ];
+                for text in texts.into_iter().flatten() {
+                    prop_assert!(text.len() <= identity::MAX_TEXT && !text.chars().any(char::is_control));
+                }
+            }
         }
     }
 }
