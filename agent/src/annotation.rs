@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use storage_core::classify::HASH_DIGITS;
 use storage_core::model::{Approval, DiskId, VerdictKind};
 
 use crate::longhorn::{DiskSpec, HostDisk, LiveDisk, Presence, Registration, clean_path, want};
@@ -398,8 +399,8 @@ pub fn approvals(text: &str) -> (Vec<Approval>, Vec<String>) {
         .take(256)
     {
         let parsed = word.rsplit_once('@').and_then(|(id, hash)| {
-            let hex =
-                hash.len() == 16 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            let hex = hash.len() == HASH_DIGITS
+                && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
             let disk = DiskId::new(id).ok().filter(|_| hex)?;
             Some(Approval {
                 disk,
@@ -602,7 +603,7 @@ mod tests {
                     };
                     let mut view = disk(&format!("sd{i}"), kind);
                     view.reasons = vec!["ä".repeat(100); 4];
-                    view.approval = Some(format!("serial-{i}@0123456789abcdef"));
+                    view.approval = Some(format!("serial-{i}@0123456789abcdef01234567"));
                     view
                 })
                 .collect();
@@ -632,13 +633,17 @@ mod tests {
     #[test]
     fn approvals_name_disk_and_hash_and_nothing_else_is_taken() {
         let (good, bad) = approvals(
-            "wwn-0x5@0123456789abcdef, serial-A@B@ffffffffffffffff\nx@1,@0123456789abcdef",
+            "wwn-0x5@0123456789abcdef01234567, serial-A@B@ffffffffffffffffffffffff\nx@1,@0123456789abcdef01234567",
         );
         assert_eq!(good.len(), 1);
         assert_eq!(good[0].disk.as_str(), "wwn-0x5");
         assert_eq!(
             bad,
-            ["serial-A@B@ffffffffffffffff", "x@1", "@0123456789abcdef"]
+            [
+                "serial-A@B@ffffffffffffffffffffffff",
+                "x@1",
+                "@0123456789abcdef01234567"
+            ]
         );
     }
 }

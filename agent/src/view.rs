@@ -368,7 +368,7 @@ pub(crate) mod tests {
     fn a_refusal_says_why_and_what_lifts_it() {
         let mut view = node(vec![disk("sdb", VerdictKind::Foreign)]);
         view.disks[0].reasons = vec!["holds an ext4 filesystem".into()];
-        view.disks[0].approval = Some("serial-X@0123456789abcdef".into());
+        view.disks[0].approval = Some("serial-X@0123456789abcdef01234567".into());
         let notices = transitions(&BTreeMap::new(), &view);
         assert_eq!(reasons(&notices), ["DiskRefused"]);
         assert!(notices[0].note.contains("ext4") && notices[0].note.contains("serial-X@0123"));

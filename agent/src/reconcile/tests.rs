@@ -560,7 +560,7 @@ async fn a_dry_run_asks_and_writes_nothing() {
     bed.settings.dry_run = true;
     {
         let mut log = bed.cluster.log.lock().unwrap();
-        log.node["annotations"][names::APPROVE] = json!("serial-x@0123456789abcdef");
+        log.node["annotations"][names::APPROVE] = json!("serial-x@0123456789abcdef01234567");
     }
     bed.start();
     bed.show_both();
@@ -579,7 +579,8 @@ async fn an_approval_is_spent_before_it_is_acted_upon_and_once_only() {
     secs(5).await;
     {
         let mut log = bed.cluster.log.lock().unwrap();
-        log.node["annotations"][names::APPROVE] = json!("serial-x@0123456789abcdef, nonsense");
+        log.node["annotations"][names::APPROVE] =
+            json!("serial-x@0123456789abcdef01234567, nonsense");
         bed.cluster.show_node(&mut log);
     }
     secs(5).await;
@@ -609,7 +610,7 @@ async fn an_approval_that_cannot_be_spent_is_not_acted_upon() {
     bed.start();
     {
         let mut log = bed.cluster.log.lock().unwrap();
-        log.node["annotations"][names::APPROVE] = json!("serial-x@0123456789abcdef");
+        log.node["annotations"][names::APPROVE] = json!("serial-x@0123456789abcdef01234567");
     }
     bed.show_both();
     secs(3600).await;
