@@ -177,23 +177,23 @@ impl LoopDisk {
             .collect()
     }
 
-    /// Unmounts this disk and its partitions wherever they are mounted, the last mount first.
+    /// Unmounts this disk and its partitions wherever they are mounted, the last mount first, and what is
+    /// mounted over them.
+    ///
+    /// # Panics
+    /// When something keeps it mounted for more than a second.
     pub fn unmount(&self) {
-        for point in self.mount_points().iter().rev() {
-            for attempt in 0..50 {
-                match umount2(point.as_path(), MntFlags::empty()) {
-                    Ok(()) => break,
-                    Err(nix::errno::Errno::EBUSY) if attempt < 49 => {
-                        sleep(Duration::from_millis(20));
-                    }
-                    Err(_) => {
-                        umount2(point.as_path(), MntFlags::MNT_DETACH)
-                            .unwrap_or_else(|e| panic!("{}: cannot unmount: {e}", point.display()));
-                        break;
-                    }
-                }
+        for _ in 0..60 {
+            let Some(point) = self.mount_points().pop() else {
+                return;
+            };
+            match umount2(point.as_path(), MntFlags::empty()) {
+                Ok(()) => {}
+                Err(nix::errno::Errno::EBUSY) => sleep(Duration::from_millis(20)),
+                Err(e) => panic!("{}: cannot unmount: {e}", point.display()),
             }
         }
+        panic!("{} stays mounted at {:?}", self.name(), self.mount_points());
     }
 
     /// Unmounts and detaches now, and waits until the kernel has let go of the file.

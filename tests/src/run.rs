@@ -199,6 +199,7 @@ pub fn run(policy: &Policy, args: &[&str]) -> Said {
 
 fn flags(policy: &Policy) -> Vec<String> {
     let mut flags = vec![
+        format!("--node-name={}", policy.node),
         format!("--mount-root={}", policy.mount_root.display()),
         format!("--min-size={}", policy.min_size),
         format!("--filesystem={}", policy.filesystem.as_str()),

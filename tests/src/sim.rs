@@ -534,13 +534,14 @@ impl Drop for SimHost {
         for (_, disk) in disks {
             disk.set_faults(Faults::default());
         }
+        // First: its mount namespace holds the filesystem too.
+        if let Err(e) = self.watchdog.kill().and_then(|()| self.watchdog.wait()) {
+            eprintln!("{}: cannot end the watchdog: {e}", self.dir.display());
+        }
         if let Some(session) = self.session.take()
             && let Err(e) = session.umount_and_join()
         {
             eprintln!("{}: cannot unmount: {e}", self.dir.display());
-        }
-        if let Err(e) = self.watchdog.kill().and_then(|()| self.watchdog.wait()) {
-            eprintln!("{}: cannot end the watchdog: {e}", self.dir.display());
         }
     }
 }

@@ -299,7 +299,7 @@ pub(super) fn prepare_point(
                     point,
                     "make immutable",
                     "its filesystem has no immutable flag",
-                    "set the mount root to a place on ext4, xfs or btrfs, or set requireImmutable to false",
+                    "set the mount root to a place on ext4, xfs or btrfs, or give --allow-unprotected-mount-point (allowUnprotectedMountPoint)",
                 ));
             }
             Ok(false) => unprotected = Some("its filesystem has no immutable flag"),

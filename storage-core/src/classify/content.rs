@@ -350,11 +350,11 @@ pub(super) fn blank(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
     }
 }
 
-/// What is on a disk of ours that we did not put there.
 /// Where the superblocks of ext4 and XFS and everything that is read before them end, in bytes from the
 /// filesystem's start; ext4's group descriptors and XFS's first headers follow and then files.
 const SUPERBLOCKS: u64 = 64 << 10;
 
+/// What is on a disk of ours that we did not put there.
 pub(super) fn not_ours(subject: &Subject<'_>) -> Vec<Finding> {
     let Some(claim) = subject.claim else {
         return Vec::new();
@@ -382,7 +382,7 @@ pub(super) fn not_ours(subject: &Subject<'_>) -> Vec<Finding> {
             for signature in content
                 .signatures
                 .iter()
-                .filter(|s| !ours(s) && !(within(s.offset) && files(s)))
+                .filter(|s| !(ours(s) || within(s.offset) && files(s)))
             {
                 findings.push(Finding::new(describe(signature)));
             }
@@ -407,7 +407,7 @@ pub(super) fn not_ours(subject: &Subject<'_>) -> Vec<Finding> {
                             bytes(part.length)
                         )));
                     }
-                    for signature in part.signatures.iter().filter(|s| !ours(s) && !files(s)) {
+                    for signature in part.signatures.iter().filter(|s| !(ours(s) || files(s))) {
                         findings.push(Finding::new(format!(
                             "in partition {}: {}",
                             part.number,
