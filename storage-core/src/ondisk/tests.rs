@@ -364,7 +364,7 @@ fn an_approved_disk_that_somebody_used_after_the_wipe_is_not_finished() {
         }
         for at in [2 << 20, SIZE - (3 << 20)] {
             let mut used = image.clone();
-            used.bytes[at as usize] = 1;
+            used.bytes[usize::try_from(at).unwrap()] = 1;
             let own = recognise(&used, &Content::default());
             assert!(matches!(own, Own::Broken(_)), "byte {at}: {own:?}");
         }
