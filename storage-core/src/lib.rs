@@ -63,6 +63,8 @@
 
 pub mod apply;
 pub mod classify;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod host;
 pub mod model;
 pub mod observe;

@@ -187,6 +187,7 @@ mod tests {
     use super::*;
     use crate::model::Layout;
     use crate::ondisk::record::tests::record;
+    use proptest::prelude::*;
 
     const OTHERS: &str = "# mine\nUUID=abc / ext4 defaults 0 1\n/dev/sdx /data xfs x-other 0 0";
 
@@ -238,5 +239,45 @@ mod tests {
             unit_name(Path::new("/mnt/my-disks/sdb1-2")),
             "mnt-my\\x2ddisks-sdb1\\x2d2.mount"
         );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100_000) })]
+
+        #[test]
+        fn whatever_stands_in_fstab_our_line_comes_once_and_goes_and_others_stay(
+            words in prop::collection::vec(prop::sample::select(vec![
+                "UUID=", "UUID=ours", "/mnt/longhorn/sdb1", " ", "\t", "\n", "\r\n", "#", "ext4", FSTAB_MARK, "=", ",", "0",
+            ]), 0..16),
+            bytes in prop::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let record = record(Layout::Gpt, 64 << 20, 512);
+            let uuid = format!("UUID={}", record.filesystem_uuid());
+            let text = words.concat().replace("UUID=ours", &uuid) + &String::from_utf8_lossy(&bytes);
+            let point = Path::new("/mnt/longhorn/sdb1");
+            let line = fstab_line(point, &record, &[]);
+            let without = fstab_with(&text, point, &record, None);
+            let with = fstab_with(&text, point, &record, Some(&line));
+            prop_assert_eq!(&fstab_with(&with, point, &record, Some(&line)), &with);
+            let again = fstab_with(&with, point, &record, None);
+            prop_assert_eq!(again.strip_suffix('\n').unwrap_or(&again), without.strip_suffix('\n').unwrap_or(&without));
+            // Others' lines stay as they are, in their order.
+            let others = |text: &str| -> Vec<String> {
+                let lines = text.split_inclusive('\n').filter(|line| !is_our_line(line));
+                lines.map(|line| line.strip_suffix('\n').unwrap_or(line).to_owned()).collect()
+            };
+            prop_assert_eq!(others(&with), others(&text));
+            let host = HostFacts { fstab: Some(with), ..HostFacts::default() };
+            prop_assert!(is_as_wanted(Persist::Fstab, point, &record, &[], &host));
+            let host = HostFacts { fstab: Some(without), ..HostFacts::default() };
+            prop_assert!(is_as_wanted(Persist::None, point, &record, &[], &host));
+        }
+
+        #[test]
+        fn a_unit_name_is_one_file_name_of_plain_characters(path in prop::collection::vec(any::<u8>(), 0..40)) {
+            let name = unit_name(Path::new(String::from_utf8_lossy(&path).as_ref()));
+            prop_assert!(name.ends_with(".mount") && !name.starts_with('.'));
+            prop_assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || "-:_.\\".contains(c)), "{name}");
+        }
     }
 }
