@@ -458,7 +458,7 @@ impl<'a> Work<'a> {
     fn make_filesystem(&mut self, filesystem: FilesystemKind) -> Result<Done, ApplyError> {
         sys::flush_buffers(self.locked.file())
             .map_err(ApplyError::io(self.locked.node().display(), "flush"))?;
-        let clearance = self.look(Purpose::Write)?;
+        let mut clearance = self.look(Purpose::Write)?;
         let claim = clearance.claim()?;
         let record = claim.record.clone();
         if record.filesystem != filesystem {
@@ -496,6 +496,7 @@ impl<'a> Work<'a> {
             })?;
         }
         self.watch.writing("the filesystem")?;
+        clearance.release();
         filesystem::make(
             &target,
             &record,
@@ -529,12 +530,13 @@ impl<'a> Work<'a> {
     }
 
     fn commit(&mut self) -> Result<Done, ApplyError> {
-        let clearance = self.look(Purpose::Write)?;
+        let mut clearance = self.look(Purpose::Write)?;
         let claim = clearance.claim()?;
-        let record = claim.record.clone();
+        let (record, stage) = (claim.record.clone(), claim.stage);
         let target = self.target(claim)?;
         filesystem::check_superblock(&target, &record)?;
-        match claim.stage {
+        clearance.release();
+        match stage {
             OwnStage::Formatting => {
                 self.watch.writing("the record in the filesystem")?;
                 let stage = Stage::mount(&target, record.filesystem, false)?;
