@@ -4,9 +4,10 @@
 //! A disk's content is read from the disk and not from the kernel's cache at the first look and before mkfs; in
 //! between only we have written, through the same cache.
 //!
-//! A [`Clearance`] borrows the lock it was given under and is consumed by nothing else than the step that asked
-//! for it: every step asks anew. It is built from a fresh observation of the whole host and a fresh
-//! classification, never from what the planner saw.
+//! A [`Clearance`] to write holds the disk open exclusively until the step gives that up for mkfs or a mount,
+//! and what is judged after a long proof of blankness is what is seen after it. It borrows the lock it was given
+//! under and is consumed by nothing else than the step that asked for it: every step asks anew. It is built from
+//! a fresh observation of the whole host and a fresh classification, never from what the planner saw.
 
 use std::fmt::Write as _;
 use std::fs::File;
