@@ -23,7 +23,8 @@ or does it (--once): proves spare disks blank, partitions, formats and mounts th
 const AFTER_HELP: &str = "\
 Settings come from flags, then the environment (DISK_DISCOVERY_MIN_SIZE for --min-size), then
 overrides for this node in the file, then the file; see disk-discovery(8).
-Exit status: 0 done or nothing to do, 1 error; with --exit-code 2 something to do.";
+Exit status: 0 done or nothing to do, 1 error or not possible; with --exit-code 2
+something to do.";
 
 const AFTER_LONG_HELP: &str = "\
 Sources of settings, the strongest first:
@@ -35,7 +36,9 @@ Sources of settings, the strongest first:
 Exit status:
   0  --dry-run: the pass was made; with --exit-code: nothing is to be done
      --once: every step succeeded, or nothing was to be done
-  1  an error; --once: a step failed or was refused
+  1  an error; --once: not root, nothing on the node may be taken, or a step or
+     request was refused or failed; --dry-run --exit-code: nothing on the node
+     may be taken, or a request was refused
   2  --dry-run --exit-code: something is to be done
 
 Examples:

@@ -6,6 +6,7 @@ use storage_core::model::Policy;
 use crate::args::Cli;
 use crate::config::schema::{Group, KEYS, Key};
 use crate::config::value::{SELECTOR_KEYS, SIZE};
+use crate::error::Failure;
 
 /// The default of a setting as its flag would say it; empty for none.
 #[must_use]
@@ -51,15 +52,179 @@ pub fn help(long: bool) -> String {
 /// The manual page.
 ///
 /// # Errors
-/// None in practice: it is written to memory.
-pub fn man() -> std::io::Result<String> {
+/// When what clap makes of the options is no UTF-8, which cannot be.
+pub fn man() -> Result<String, Failure> {
+    let page = clap_mangen::Man::new(command()).section("8").date("");
     let mut bytes = Vec::new();
-    clap_mangen::Man::new(command())
-        .section("8")
-        .date("")
-        .render(&mut bytes)?;
-    let text = String::from_utf8(bytes).map_err(std::io::Error::other)?;
-    Ok(text)
+    page.render_title(&mut bytes)
+        .and_then(|()| page.render_name_section(&mut bytes))
+        .and_then(|()| page.render_synopsis_section(&mut bytes))
+        .and_then(|()| page.render_description_section(&mut bytes))
+        .and_then(|()| page.render_options_section(&mut bytes))
+        .map_err(|e| Failure::new("manual page", "make", e, "report this as a defect"))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|e| Failure::new("manual page", "make", e, "report this as a defect"))?;
+    let mut out = preamble_once(&text);
+    section(&mut out, "COMMANDS", &commands());
+    for (heading, entries) in MANUAL {
+        section(&mut out, heading, entries);
+    }
+    Ok(out)
+}
+
+/// Each section comes with the definition of the apostrophe; once is enough.
+fn preamble_once(text: &str) -> String {
+    let mut out = String::new();
+    for (index, line) in text.lines().enumerate() {
+        let preamble = line.starts_with(".ie ") || line.starts_with(".el ");
+        if !preamble || index < 2 {
+            out.extend([line, "\n"]);
+        }
+    }
+    out
+}
+
+/// The commands with their arguments and own options, from the command line's definition.
+fn commands() -> Vec<(String, String)> {
+    let mut command = command();
+    command.build();
+    let told = |c: &clap::Command| c.get_about().map_or(String::new(), ToString::to_string);
+    command
+        .get_subcommands()
+        .map(|form| {
+            let mut title = form.get_name().to_owned();
+            let mut text = format!("{}.", told(form));
+            for arg in form.get_arguments().filter(|a| !a.is_global_set()) {
+                let help = arg.get_help().map_or(String::new(), ToString::to_string);
+                match arg.get_long() {
+                    Some("help" | "version") => {}
+                    Some(long) => {
+                        title.extend([" [--", long, "]"]);
+                        text.extend([" With --", long, ": ", &help, "."]);
+                    }
+                    None => {
+                        let name = arg.get_value_names().and_then(<[_]>::first).map_or_else(
+                            || arg.get_id().as_str().to_uppercase(),
+                            |n| n.to_uppercase(),
+                        );
+                        title.extend([" ", &name]);
+                        text.extend([" ", &name, ": ", &help, "."]);
+                    }
+                }
+            }
+            (title, text)
+        })
+        .collect()
+}
+
+/// What stands behind the options: heading, and terms with their explanations.
+const MANUAL: [(&str, &[(&str, &str)]); 4] = [
+    (
+        "EXIT STATUS",
+        &[
+            (
+                "0",
+                "--dry-run: the pass was made; with --exit-code: nothing is to be done. --once: every step \
+                 succeeded, or nothing was to be done.",
+            ),
+            (
+                "1",
+                "An error, told in one line on standard error. --once: also when it is not root, when nothing on \
+                 the node may be taken, and when a step failed or a request or step was refused. --dry-run \
+                 --exit-code: also when nothing on the node may be taken or a request was refused.",
+            ),
+            ("2", "--dry-run --exit-code: something is to be done."),
+        ],
+    ),
+    (
+        "ENVIRONMENT",
+        &[
+            (
+                "DISK_DISCOVERY_NAME",
+                "Every setting: DISK_DISCOVERY_MIN_SIZE for --min-size. Flags win over the environment, the \
+                 environment over the file. Lists are separated by commas, rules by semicolons. Variables of this \
+                 prefix that name no setting are refused.",
+            ),
+            ("DISK_DISCOVERY_CONFIG", "The file of --config."),
+            (
+                "DISK_DISCOVERY_LOG_FORMAT, DISK_DISCOVERY_LOG_LEVEL",
+                "As --log-format and --log-level.",
+            ),
+            (
+                "NO_COLOR",
+                "Set and not empty: no colour unless --color says always.",
+            ),
+            (
+                "LC_ALL, LC_CTYPE, LANG",
+                "Marks and lines outside ASCII are drawn only where these name UTF-8.",
+            ),
+        ],
+    ),
+    (
+        "FILES",
+        &[
+            (
+                "/mnt/longhorn",
+                "The mount root. Each disk is mounted at a directory below it (--mount-root).",
+            ),
+            (
+                "the file of --config",
+                "Settings as YAML; there is no default file. --print-config prints one.",
+            ),
+            (
+                "/run/disk-discovery/lock",
+                "Held while disks are changed: only one run at a time.",
+            ),
+            (
+                "/etc/fstab, /etc/systemd/system/*.mount",
+                "With --persist, our own marked lines or units; others are never changed.",
+            ),
+        ],
+    ),
+    (
+        "EXAMPLES",
+        &[
+            (
+                "disk-discovery --dry-run",
+                "What is every device, and what would be done?",
+            ),
+            (
+                "disk-discovery explain sdb",
+                "Why is sdb not taken, and what would change that?",
+            ),
+            (
+                "disk-discovery --once --exclude model=Samsung*,rotational=false",
+                "Prepare and mount every spare disk but these.",
+            ),
+            (
+                "disk-discovery --dry-run -o json | jq '.disks[] | {device, verdict}'",
+                "The report as data.",
+            ),
+        ],
+    ),
+];
+
+fn section<T: AsRef<str>>(out: &mut String, heading: &str, entries: &[(T, T)]) {
+    add(out, format_args!(".SH \"{heading}\"\n"));
+    for (term, text) in entries {
+        let (term, text) = (roff(term.as_ref()), roff(text.as_ref()));
+        add(out, format_args!(".TP\n\\fB{term}\\fR\n{text}\n"));
+    }
+}
+
+/// Text that roff(7) shows as it is.
+fn roff(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\e"),
+            '-' => out.push_str("\\-"),
+            '\'' => out.push_str("\\*(Aq"),
+            '.' if out.is_empty() => out.push_str("\\&."),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// Completions of a shell.
@@ -200,5 +365,35 @@ mod tests {
             assert!(man.contains(&key.flag.replace('-', "\\-")), "{}", key.key);
             assert!(reference.contains(&key.env()), "{}", key.key);
         }
+    }
+
+    #[test]
+    fn the_manual_has_the_usual_sections_and_names_no_page_that_does_not_exist() {
+        let man = man().unwrap();
+        for heading in [
+            "NAME",
+            "SYNOPSIS",
+            "OPTIONS",
+            "COMMANDS",
+            "EXIT STATUS",
+            "ENVIRONMENT",
+            "FILES",
+            "EXAMPLES",
+        ] {
+            assert!(
+                man.contains(&format!(".SH {heading}\n"))
+                    || man.contains(&format!(".SH \"{heading}\"\n")),
+                "{heading}"
+            );
+        }
+        assert!(
+            !man.contains("explain(8)") && !man.contains(".SH EXTRA"),
+            "{man}"
+        );
+        assert!(
+            man.contains("explain DEVICE") && man.contains("dump DIR [\\-\\-anonymize]"),
+            "{man}"
+        );
+        assert_eq!(man.matches(".ie ").count(), 1);
     }
 }

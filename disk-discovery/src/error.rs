@@ -17,15 +17,6 @@ impl Failure {
         Self(format!("{object}: {act}: {cause}; {remedy}"))
     }
 
-    /// An error whose cause says what to do.
-    pub fn plain(
-        object: impl fmt::Display,
-        act: impl fmt::Display,
-        cause: impl fmt::Display,
-    ) -> Self {
-        Self(format!("{object}: {act}: {cause}"))
-    }
-
     /// An error that another stage has worded.
     pub fn worded(error: impl fmt::Display) -> Self {
         Self(error.to_string())

@@ -1,6 +1,6 @@
 //! Everything about one device, for people.
 
-use storage_core::report::{DiskReport, NodeReport, size_in_words};
+use storage_core::report::{DiskReport, NodeReport, ReasonReport, size_in_words};
 
 use crate::term::{Style, clean};
 
@@ -15,6 +15,15 @@ pub fn render(report: &NodeReport, style: Style) -> String {
         out.disk(report, disk);
     }
     out.text
+}
+
+/// Whether a note on the node names this disk: its name below the mount root, or a device number of its.
+fn concerns(note: &ReasonReport, disk: &DiskReport) -> bool {
+    note.text.split_whitespace().any(|word| {
+        let word = word.trim_end_matches([',', ':', ';']);
+        let file = word.rsplit_once('/').map(|(_, file)| file);
+        word == disk.dev || (file.is_some() && file == disk.name.as_deref())
+    })
 }
 
 struct Page {
@@ -156,6 +165,9 @@ impl Page {
         for reason in &report.node_reasons {
             self.line(&format!("  the whole node: {}", clean(&reason.text)));
         }
+        for note in report.notes.iter().filter(|n| concerns(n, disk)) {
+            self.line(&format!("  note: {}", clean(&note.text)));
+        }
         for reason in &disk.reasons {
             self.line(&format!(
                 "  {} [{}]: {}",
@@ -181,7 +193,9 @@ impl Page {
     fn changes(&mut self, report: &NodeReport, disk: &DiskReport) {
         self.heading("What you can change");
         let mut said: Vec<String> = Vec::new();
-        for reason in report.node_reasons.iter().chain(&disk.reasons) {
+        let notes = report.notes.iter().filter(|n| concerns(n, disk));
+        let reasons = report.node_reasons.iter().chain(&disk.reasons);
+        for reason in reasons.chain(notes) {
             if let Some(remedy) = reason.remedy.as_ref().filter(|r| !said.contains(r)) {
                 said.push(remedy.clone());
             }
@@ -212,7 +226,7 @@ impl Page {
 
 #[cfg(test)]
 mod tests {
-    use storage_core::report::{CheckReport, ReasonReport};
+    use storage_core::report::CheckReport;
 
     use super::*;
 
@@ -287,5 +301,25 @@ mod tests {
         without.disks[0].approval = None;
         let shown = render(&without, Style::PLAIN);
         assert!(shown.contains("no setting lifts these reasons"), "{shown}");
+    }
+
+    #[test]
+    fn a_note_on_the_node_is_told_where_it_concerns_the_disk() {
+        let mut report = report();
+        report.notes = vec![ReasonReport {
+            rule: "stale-mount".into(),
+            verdict: "InUse".into(),
+            text: "/mnt/longhorn/sdb1 is a stale mount of /dev/sdx1: its device 8:33 is gone"
+                .into(),
+            remedy: Some("umount /mnt/longhorn/sdb1".into()),
+        }];
+        assert!(!render(&report, Style::PLAIN).contains("stale"));
+        report.disks[0].name = Some("sdb1".to_owned());
+        let shown = render(&report, Style::PLAIN);
+        assert!(
+            shown.contains("note: /mnt/longhorn/sdb1 is a stale mount"),
+            "{shown}"
+        );
+        assert!(shown.contains("umount /mnt/longhorn/sdb1"), "{shown}");
     }
 }

@@ -20,7 +20,7 @@ use crate::args::{Cli, Form, LogFormat, LogLevel, Output, one_line};
 use crate::config::{self, Config, Sources};
 use crate::error::Failure;
 use crate::progress::Show;
-use crate::term::{Style, clean};
+use crate::term::{Style, clean, plural};
 use crate::{docs, explain, find, logging, table};
 
 /// Everything in order.
@@ -81,7 +81,12 @@ fn print(text: &str) -> Result<(), Failure> {
         Ok(()) => Ok(()),
         // Whoever reads has seen enough.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(Failure::plain("standard output", "write", error)),
+        Err(error) => Err(Failure::new(
+            "standard output",
+            "write",
+            error,
+            "check where it leads and the space there",
+        )),
     }
 }
 
@@ -91,8 +96,7 @@ fn run(cli: &Cli) -> Result<u8, Failure> {
             return print(&docs::completions(*shell)).map(|()| DONE);
         }
         Some(Form::Man) => {
-            let page = docs::man().map_err(|e| Failure::plain("manual page", "write", e))?;
-            return print(&page).map(|()| DONE);
+            return print(&docs::man()?).map(|()| DONE);
         }
         Some(Form::Explain { .. } | Form::Dump { .. })
             if cli.dry_run || cli.once || cli.print_config =>
@@ -185,10 +189,11 @@ fn configure(cli: &Cli, host: &HostRoot) -> Result<Config, Failure> {
         })
         .map(|(name, value)| match text(value) {
             Ok(value) => Ok((name, value)),
-            Err(_) => Err(Failure::plain(
+            Err(_) => Err(Failure::new(
                 name,
                 "environment",
                 "the value is not UTF-8",
+                "set it to text in UTF-8, or unset it",
             )),
         })
         .collect::<Result<Vec<_>, Failure>>()?;
@@ -214,7 +219,14 @@ fn show(
     report: &NodeReport,
     people: impl FnOnce(Style) -> String,
 ) -> Result<(), Failure> {
-    let failed = |e: String| Failure::plain("report", "write", e);
+    let failed = |e: String| {
+        Failure::new(
+            "report",
+            "write",
+            e,
+            "use --output table, and report this as a defect",
+        )
+    };
     let text = match cli.output {
         Output::Table => people(Style::detect(cli.color)),
         Output::Json => {
@@ -260,10 +272,10 @@ fn dry_run(cli: &Cli, host: &HostRoot, policy: &Policy) -> Result<u8, Failure> {
     show(cli, &report, |style| {
         table::render(&report, style, cli.wide)
     })?;
-    Ok(if cli.exit_code && !seen.plan.is_empty() {
-        TO_DO
-    } else {
-        DONE
+    Ok(match cli.exit_code {
+        true if barred(&seen) => ERROR,
+        true if !seen.plan.is_empty() => TO_DO,
+        _ => DONE,
     })
 }
 
@@ -296,6 +308,15 @@ fn once(cli: &Cli, host: &HostRoot, policy: &Policy) -> Result<u8, Failure> {
             "leave out --sysroot",
         ));
     }
+    let uid = nix::unistd::geteuid();
+    if !uid.is_root() {
+        return Err(Failure::new(
+            "--once",
+            "start",
+            format!("user {uid} may not read and prepare disks"),
+            "run it as root, in a container privileged; --dry-run needs no root",
+        ));
+    }
     let mut observer = Observer::new(host.clone());
     let (before, outcomes, after) = watched(cli, |progress| {
         let before = survey(&mut observer, policy, progress);
@@ -314,11 +335,15 @@ fn once(cli: &Cli, host: &HostRoot, policy: &Policy) -> Result<u8, Failure> {
     })?;
     let failed = |o: &Outcome| matches!(o.effect, Effect::Failed { .. } | Effect::Refused { .. });
     let failures = outcomes.iter().filter(|o| failed(o)).count();
-    Ok(if failures > 0 || !before.plan.refused.is_empty() {
-        ERROR
-    } else {
-        DONE
-    })
+    // Of the second survey only the node counts: an approval that was used up no longer fits its disk.
+    let became_unfit = after.is_some_and(|s| !s.classification.node.is_empty());
+    let unfit = barred(&before) || became_unfit;
+    Ok(if failures > 0 || unfit { ERROR } else { DONE })
+}
+
+/// Whether the node as a whole may not be touched, or a request cannot be carried out.
+fn barred(seen: &Survey) -> bool {
+    !seen.classification.node.is_empty() || !seen.plan.refused.is_empty()
 }
 
 /// The devices as they are now, with what was planned before and what became of it.
@@ -341,14 +366,13 @@ fn after_report(
 }
 
 fn dump(host: &HostRoot, policy: &Policy, dir: &Path, anonymize: bool) -> Result<u8, Failure> {
-    let summary =
-        write_dump(host, policy, dir, anonymize).map_err(|e| Failure::plain("dump", "write", e))?;
+    let summary = write_dump(host, policy, dir, anonymize).map_err(Failure::worded)?;
     let text = format!(
-        "{}: {} block devices, contents of {}, {} files and links\n",
+        "{}: {}, contents of {}, {} and links\n",
         clean(&dir.display().to_string()),
-        summary.devices,
+        plural(summary.devices, "block device"),
         summary.contents,
-        summary.files
+        plural(summary.files, "file"),
     );
     print(&text).map(|()| DONE)
 }

@@ -2,7 +2,7 @@
 
 use storage_core::report::{DiskReport, NodeReport, PartitionReport, ReasonReport, size_in_words};
 
-use crate::term::{Style, clean, cut, cut_front, wrap};
+use crate::term::{Style, clean, cut, cut_front, plural, wrap};
 
 /// From how many devices alike one line is made.
 const ALIKE: usize = 3;
@@ -355,14 +355,6 @@ fn joined(cells: &[String], widths: &[usize], verdict: Option<&str>, style: Styl
     text
 }
 
-fn plural(count: usize, word: &str) -> String {
-    if count == 1 {
-        format!("1 {word}")
-    } else {
-        format!("{count} {word}s")
-    }
-}
-
 /// Counts, plan, outcomes, and what was not seen.
 fn foot(out: &mut String, report: &NodeReport, style: Style) {
     let verdicts: Vec<String> = report
@@ -403,6 +395,16 @@ fn foot(out: &mut String, report: &NodeReport, style: Style) {
             ),
         );
         if let Some(remedy) = &reason.remedy {
+            line(out, &format!("  to change that: {}", clean(remedy)));
+        }
+    }
+    for note in &report.notes {
+        line(out, "");
+        line(
+            out,
+            &style.paint("33", &format!("Note: {}", clean(&note.text))),
+        );
+        if let Some(remedy) = &note.remedy {
             line(out, &format!("  to change that: {}", clean(remedy)));
         }
     }

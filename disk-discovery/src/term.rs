@@ -26,6 +26,16 @@ pub struct Style {
     pub width: usize,
 }
 
+/// `1 disk`, `2 disks`.
+#[must_use]
+pub fn plural(count: usize, word: &str) -> String {
+    if count == 1 {
+        format!("1 {word}")
+    } else {
+        format!("{count} {word}s")
+    }
+}
+
 /// Width where there is no terminal.
 pub const DEFAULT_WIDTH: usize = 120;
 

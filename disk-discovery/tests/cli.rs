@@ -8,7 +8,8 @@
 )]
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -225,6 +226,27 @@ fn json_and_yaml_stand_alone_on_standard_output_and_say_the_same() {
 }
 
 #[test]
+fn a_stale_mount_below_the_mount_root_is_told_in_every_form() {
+    let host = Host::new();
+    host.file(
+        "proc/1/mountinfo",
+        "1 0 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
+         2 1 8:33 / /mnt/longhorn/sdb1 rw,relatime shared:2 - ext4 /dev/sdx1 rw\n",
+    );
+    let told = "/mnt/longhorn/sdb1 is a stale mount";
+    let table = host.run(&["--dry-run"]).stdout;
+    assert!(table.contains(&format!("Note: {told}")), "{table}");
+    assert!(table.contains("umount"), "{table}");
+    let json = host.run(&["--dry-run", "-o", "json"]).stdout;
+    let report: NodeReport = serde_json::from_str(&json).unwrap();
+    assert_eq!(report.notes.len(), 1);
+    assert_eq!(report.notes[0].rule, "stale-mount");
+    assert!(report.notes[0].text.contains(told) && report.notes[0].remedy.is_some());
+    let unconcerned = host.run(&["explain", "sda"]).stdout;
+    assert!(!unconcerned.contains("stale"), "{unconcerned}");
+}
+
+#[test]
 fn two_dry_runs_say_the_same_and_change_nothing() {
     let host = Host::new();
     let first = host.run(&["--dry-run", "-o", "json"]);
@@ -242,6 +264,53 @@ fn the_exit_status_tells_whether_something_is_to_do() {
         Some(0)
     );
     assert_eq!(host.run(&["--dry-run"]).code, Some(0));
+}
+
+#[test]
+fn the_exit_status_tells_that_the_node_or_a_request_is_refused() {
+    let host = Host::new();
+    let stale = "--approve=serial-none@0123456789abcdef";
+    let said = host.run(&["--dry-run", "--exit-code", stale]);
+    assert!(said.stdout.contains("refused: "), "{}", said.stdout);
+    assert_eq!(said.code, Some(1));
+    assert_eq!(host.run(&["--dry-run", stale]).code, Some(0));
+    // The root filesystem's device is not on this host.
+    host.file(
+        "proc/1/mountinfo",
+        "1 0 8:99 / / rw,relatime shared:1 - ext4 /dev/sdz1 rw\n",
+    );
+    let said = host.run(&["--dry-run", "--exit-code"]);
+    assert!(
+        said.stdout.contains("Nothing on this node may be taken"),
+        "{}",
+        said.stdout
+    );
+    assert_eq!(said.code, Some(1));
+}
+
+#[test]
+fn once_without_root_is_an_error_that_tells_what_to_do() {
+    if !nix::unistd::geteuid().is_root() {
+        let said = complaint(&["--once"]);
+        assert!(said.contains("run it as root"), "{said}");
+        return;
+    }
+    // The program is copied to where another user may run it.
+    let dir = TempDir::new().unwrap();
+    let copy = dir.path().join("disk-discovery");
+    fs::copy(env!("CARGO_BIN_EXE_disk-discovery"), &copy).unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(&copy);
+    command.arg("--once").env_clear().uid(65534).gid(65534);
+    let said = finish(command);
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert_eq!(said.stdout, "");
+    assert_eq!(said.stderr.lines().count(), 1, "{}", said.stderr);
+    assert!(
+        said.stderr.contains("user 65534") && said.stderr.contains("run it as root"),
+        "{}",
+        said.stderr
+    );
 }
 
 #[test]
@@ -278,7 +347,11 @@ fn the_printed_approval_is_accepted_and_a_stale_one_is_refused_with_what_changed
     let said = host.run(&["--dry-run", "--approve", &approval]);
     assert!(said.stdout.contains("overwrite"), "{}", said.stdout);
     let (id, _) = approval.rsplit_once('@').unwrap();
-    let said = host.run(&["--dry-run", "--approve", &format!("{id}@0000000000000000")]);
+    let said = host.run(&[
+        "--dry-run",
+        "--approve",
+        &format!("{id}@000000000000000000000000"),
+    ]);
     assert!(
         said.stdout.contains("refused: ") && said.stdout.contains("has changed"),
         "{}",

@@ -41,12 +41,14 @@ fn main() -> io::Result<ExitCode> {
     let host = HostRoot::live();
     let survey = pipeline::survey(&mut Observer::new(host.clone()), &policy, &Printer);
     write!(io::stdout(), "{}", survey.plan)?;
+    let undone = |outcome: &apply::Outcome| {
+        matches!(
+            outcome.effect,
+            apply::Effect::Failed { .. } | apply::Effect::Refused { .. }
+        )
+    };
     match apply::apply(&survey.plan, &host, &policy, &Printer) {
-        Ok(outcomes)
-            if outcomes
-                .iter()
-                .all(|o| !matches!(o.effect, apply::Effect::Failed { .. })) =>
-        {
+        Ok(outcomes) if survey.plan.refused.is_empty() && !outcomes.iter().any(undone) => {
             Ok(ExitCode::SUCCESS)
         }
         Ok(_) => Ok(ExitCode::FAILURE),

@@ -406,6 +406,16 @@ pub const CASES: &[Case] = &[
         },
     ),
     case(
+        "xfs with its first MiB zeroed",
+        &["byte"],
+        "",
+        &["mkfs.xfs"],
+        |i| {
+            make(i, "mkfs.xfs", &["-qf"]);
+            poke(i, 0, &vec![0; 1 << 20]);
+        },
+    ),
+    case(
         "xfs with its first superblock zeroed",
         &["byte"],
         "",

@@ -228,7 +228,15 @@ fn bad_value(key: &Key, origin: &Origin, value: &str, cause: &str) -> Failure {
         Origin::Flag(_) | Origin::Environment(_) => format!("value {value:?}"),
         _ => format!("{} {value:?}", key.key),
     };
-    Failure::plain(object, act, cause)
+    let remedy = format!("--help tells what --{} takes", key.flag);
+    Failure::new(object, act, cause, &remedy)
+}
+
+/// What to do about a mistake in the file.
+const CORRECT: &str = "correct the file; --help tells every setting and disk-discovery(8) its form";
+
+fn in_file(path: &str, line: u64, act: impl fmt::Display, cause: impl fmt::Display) -> Failure {
+    Failure::new(format!("{path}:{line}"), act, cause, CORRECT)
 }
 
 fn words(given: &Given) -> String {
@@ -269,7 +277,7 @@ impl Config {
             let key = schema::key("maxSize");
             return Err(match key {
                 Some(key) => bad_value(key, &origin, &value::show_size(most), &cause),
-                None => Failure::plain("maxSize", "check", cause),
+                None => Failure::new("maxSize", "check", cause, "raise it or lower minSize"),
             });
         }
         Ok(())
@@ -349,22 +357,18 @@ fn environment(variables: &[(String, String)]) -> Result<Vec<(&'static Key, Give
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let hint = nearest(name, &names).map_or_else(
                 || "unset it; --help lists the settings".to_owned(),
-                |near| format!("did you mean {near}?"),
+                |near| format!("did you mean {near}? else unset it"),
             );
-            return Err(Failure::plain(
-                name,
-                "environment",
-                format!("there is no such setting; {hint}"),
-            ));
+            let cause = "there is no such setting";
+            return Err(Failure::new(name, "environment", cause, &hint));
         }
     }
     Ok(found)
 }
 
 fn read(path: &str, text: &str) -> Result<File, Failure> {
-    let at = |line: u64| format!("{path}:{line}");
     let root = yaml::parse(text)
-        .map_err(|(line, cause)| Failure::plain(at(line), "read the configuration", cause))?;
+        .map_err(|(line, cause)| in_file(path, line, "read the configuration", cause))?;
     let mut file = File {
         path: path.to_owned(),
         ..File::default()
@@ -374,11 +378,7 @@ fn read(path: &str, text: &str) -> Result<File, Failure> {
         Value::Map(entries) => entries,
         other => {
             let cause = format!("{} stands where key: value pairs must", other.kind());
-            return Err(Failure::plain(
-                at(root.line),
-                "read the configuration",
-                cause,
-            ));
+            return Err(in_file(path, root.line, "read the configuration", cause));
         }
     };
     for (name, line, node) in entries {
@@ -393,7 +393,7 @@ fn read(path: &str, text: &str) -> Result<File, Failure> {
 }
 
 fn overrides(path: &str, node: Node) -> Result<Vec<Override>, Failure> {
-    let refuse = |line: u64, cause: &str| Failure::plain(format!("{path}:{line}"), "nodes", cause);
+    let refuse = |line: u64, cause: &str| in_file(path, line, "nodes", cause);
     let Value::List(items) = node.value else {
         return Err(refuse(
             node.line,
@@ -453,10 +453,11 @@ fn entry(
             || format!("valid are {}", keys.join(", ")),
             |near| format!("did you mean {near}?"),
         );
-        return Err(Failure::plain(
+        return Err(Failure::new(
             format!("{path}:{line}"),
             format!("key {name:?}"),
-            format!("there is no such setting; {hint}"),
+            "there is no such setting",
+            &hint,
         ));
     };
     let value_line = node.line.max(line);
@@ -484,11 +485,7 @@ fn entry(
                 Shape::Rules => "a list of rules, each with select:",
             };
             let cause = format!("takes {wanted}, not {}", value.kind());
-            return Err(Failure::plain(
-                format!("{path}:{value_line}"),
-                key.key,
-                cause,
-            ));
+            return Err(in_file(path, value_line, key.key, cause));
         }
     };
     Ok(Entry { key, line, given })
@@ -496,8 +493,9 @@ fn entry(
 
 fn texts(path: &str, key: &str, node: Node) -> Result<Vec<String>, Failure> {
     let refuse = |line: u64, what: &str| {
-        Failure::plain(
-            format!("{path}:{line}"),
+        in_file(
+            path,
+            line,
             key,
             format!("takes a list of single values, not {what}"),
         )
@@ -516,7 +514,7 @@ fn texts(path: &str, key: &str, node: Node) -> Result<Vec<String>, Failure> {
 }
 
 fn rule(path: &str, key: &str, node: Node) -> Result<SelectorRule, Failure> {
-    let refuse = |line: u64, cause: String| Failure::plain(format!("{path}:{line}"), key, cause);
+    let refuse = |line: u64, cause: String| in_file(path, line, key, cause);
     let fields = match node.value {
         Value::Scalar(text) => return value::parse_rule(&text).map_err(|e| refuse(node.line, e)),
         Value::Map(fields) => fields,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::{Value as Json, json};
+use storage_core::classify::HASH_DIGITS;
 use storage_core::model::{
     Approval, DiskId, FilesystemKind, Layout, Persist, Policy, ProofDepth, Selector, SelectorRule,
 };
@@ -189,9 +190,9 @@ fn approval(text: &str) -> Result<Approval, String> {
         .rsplit_once('@')
         .ok_or("must be DISK-ID@HASH, as explain prints it")?;
     let disk = DiskId::new(id).map_err(|e| e.to_string())?;
-    if hash.len() != 16 || !hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+    if hash.len() != HASH_DIGITS || !hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
         return Err(
-            "the hash behind the @ must have 16 hexadecimal digits, as explain prints it"
+            "the hash behind the @ must have 24 hexadecimal digits, as explain prints it"
                 .to_owned(),
         );
     }

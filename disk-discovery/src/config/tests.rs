@@ -110,7 +110,7 @@ fn a_bad_value_names_key_line_value_and_what_is_accepted() {
     let said = with("", &[("DISK_DISCOVERY_PROOF", "ful")], &[]).unwrap_err();
     assert_eq!(
         said,
-        "DISK_DISCOVERY_PROOF: value \"ful\": did you mean full? accepted are sampled, full"
+        "DISK_DISCOVERY_PROOF: value \"ful\": did you mean full? accepted are sampled, full; --help tells what --proof takes"
     );
 }
 
@@ -164,18 +164,22 @@ fn lists_of_a_stronger_source_replace_those_of_a_weaker_one() {
 fn approvals_must_look_like_what_explain_prints() {
     let config = with(
         "",
-        &[("DISK_DISCOVERY_APPROVALS", "wwn-0x5000@0123456789abcdef")],
+        &[(
+            "DISK_DISCOVERY_APPROVALS",
+            "wwn-0x5000@0123456789abcdef01234567",
+        )],
         &[],
     )
     .unwrap();
-    assert_eq!(config.policy.approvals[0].hash, "0123456789abcdef");
+    assert_eq!(config.policy.approvals[0].hash, "0123456789abcdef01234567");
     for bad in [
         "sda",
         "x@",
         "x@0123",
-        "x@0123456789ABCDEF",
-        "@0123456789abcdef",
-        "a/b@0123456789abcdef",
+        "x@0123456789abcdef",
+        "x@0123456789ABCDEF01234567",
+        "@0123456789abcdef01234567",
+        "a/b@0123456789abcdef01234567",
     ] {
         assert!(with("", &[], &[("approvals", bad)]).is_err(), "{bad}");
     }
@@ -206,7 +210,7 @@ fn no_disk_can_fit_between_crossed_limits() {
 
 #[test]
 fn the_printed_settings_are_a_file_that_says_the_same() {
-    let file = "nodeName: n1\nmaxSize: 3TiB\ncluster: 6f2d0c1e-5b7a-4c3d-9e84-1f0ab7c6d552\ninclude:\n  - name: 'a \"b\" # c'\n    select: {model: 'X: [y]', minSize: 1GiB, rotational: true}\n    tags: [t]\n    storageReserved: 5%\nexclude: ['path=/dev/sd*']\nreadTimeout: 1500ms\nmountOptions: [discard]\napprovals: [serial-A@0123456789abcdef]\nallowUnprotectedMountPoint: true\n";
+    let file = "nodeName: n1\nmaxSize: 3TiB\ncluster: 6f2d0c1e-5b7a-4c3d-9e84-1f0ab7c6d552\ninclude:\n  - name: 'a \"b\" # c'\n    select: {model: 'X: [y]', minSize: 1GiB, rotational: true}\n    tags: [t]\n    storageReserved: 5%\nexclude: ['path=/dev/sd*']\nreadTimeout: 1500ms\nmountOptions: [discard]\napprovals: [serial-A@0123456789abcdef01234567]\nallowUnprotectedMountPoint: true\n";
     let first = with(file, &[], &[]).unwrap();
     let printed = first.to_yaml();
     let second = with(&printed, &[], &[]).unwrap_or_else(|e| panic!("{e}\n{printed}"));

@@ -38,14 +38,6 @@ impl<'a> Graph<'a> {
         for device in observation.devices.values() {
             graph.link(device);
         }
-        // A loop device may be bound to a block device; the kernel then gives its node as the file.
-        for device in observation.devices.values() {
-            if let Some(info) = &device.loop_info
-                && let Some(lower) = graph.by_path(&info.backing_file)
-            {
-                graph.stack(&lower.name, &device.name);
-            }
-        }
         for mount in &observation.host.mounts {
             graph
                 .mounts_at
@@ -54,6 +46,22 @@ impl<'a> Graph<'a> {
                 .push(mount);
             graph.mounts_in.entry(mount.parent).or_default().push(mount);
             graph.mounts_by_id.entry(mount.id).or_insert(mount);
+        }
+        // A loop device may be bound to a block device; the kernel then gives as the file its node, or where
+        // that node is bind-mounted (a volume that a pod gets as a raw block device).
+        for device in observation.devices.values() {
+            let Some(info) = &device.loop_info else {
+                continue;
+            };
+            let bound = graph.mounts_at(&info.backing_file).iter();
+            let lower: Vec<_> = graph
+                .by_path(&info.backing_file)
+                .into_iter()
+                .chain(bound.filter_map(|mount| graph.bound_node(mount)))
+                .collect();
+            for lower in lower {
+                graph.stack(&lower.name, &device.name);
+            }
         }
         for mount in &observation.host.mounts {
             for device in graph.carriers(mount) {
@@ -198,6 +206,9 @@ impl<'a> Graph<'a> {
         if !mount.dev.is_anonymous() {
             return self.by_number(mount.dev).into_iter().collect();
         }
+        if mount.fstype == "devtmpfs" {
+            return self.bound_node(mount).into_iter().collect();
+        }
         let named: Vec<_> = mount
             .source
             .split(':')
@@ -215,6 +226,15 @@ impl<'a> Graph<'a> {
             }));
         }
         all.into_values().collect()
+    }
+
+    /// The device whose node itself is bind-mounted: kubelet does that with volumes that a pod gets as raw
+    /// block devices, and nothing else may tell that they are in use.
+    fn bound_node(&self, mount: &Mount) -> Option<&'a BlockDevice> {
+        if mount.fstype != "devtmpfs" || mount.root == "/" {
+            return None;
+        }
+        self.by_path(&format!("/dev{}", mount.root))
     }
 
     /// The members that `/sys/fs/btrfs` lists for the filesystem that one of these devices belongs to.
@@ -290,4 +310,32 @@ pub(super) fn child_of<'p>(path: &'p str, dir: &str) -> Option<&'p str> {
     path.strip_prefix(dir)?
         .strip_prefix('/')
         .filter(|name| !name.is_empty() && !name.contains('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::classify::testing::{Host, num};
+    use crate::model::VerdictKind::{Blank, InUse};
+
+    const VOLUME: &str =
+        "/var/lib/kubelet/plugins/kubernetes.io~local-volume/volumeDevices/pv-1/pod-1";
+
+    #[test]
+    fn a_blank_disk_that_a_pod_has_as_a_raw_block_volume_is_in_use() {
+        let mut host = Host::new();
+        host.blank("sdb");
+        assert_eq!(host.kind("sdb"), Blank);
+        host.mount(num(0, 5), VOLUME, "devtmpfs", "udev").root = "/sdb".to_owned();
+        host.refused("sdb", InUse, "mounted", VOLUME);
+    }
+
+    #[test]
+    fn a_loop_device_on_such_a_volume_is_built_on_the_disk() {
+        let mut host = Host::new();
+        host.blank("sdb");
+        host.mount(num(0, 5), VOLUME, "devtmpfs", "udev").root = "/sdb".to_owned();
+        host.looped("loop0", VOLUME);
+        host.mount_on("loop0", "/data", "ext4");
+        host.refused("sdb", InUse, "mounted", "/data");
+    }
 }

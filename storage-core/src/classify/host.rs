@@ -346,7 +346,16 @@ pub(super) fn same_disk(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
         return Outcome::passed("a multipath map explains what it shares with other paths");
     }
     match cx.same_disk.get(&subject.device.name) {
-        Some(shared) => Outcome::Refused(shared.iter().map(Finding::new).collect()),
+        Some(shared) => Outcome::Refused(
+            shared
+                .iter()
+                .map(|text| {
+                    Finding::new(text).remedy(
+                        "if they are two disks, detach one; if two paths, let multipathd join them",
+                    )
+                })
+                .collect(),
+        ),
         None => {
             let ids = &subject.device.ids;
             let say = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
@@ -401,6 +410,7 @@ pub(super) fn serial_reuse(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
                 claim.name(),
                 claim.record.size
             ))
+            .remedy("detach one of the two; both keep their data")
         })
         .collect();
     Outcome::of(findings, "no other disk's record names its serial number")

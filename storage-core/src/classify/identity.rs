@@ -75,30 +75,93 @@ fn place(device: &BlockDevice) -> String {
     }
 }
 
-/// 16 hexadecimal digits over all that was observed on a disk: identity, size, sector size, partition table,
+/// What a hash tells apart, in the order of its last digits.
+const PARTS: [&str; 4] = [
+    "its identity, size or sector size",
+    "the partition table",
+    "the signatures or our marks",
+    "the data at the places that are looked at",
+];
+
+/// Digits over everything, which decide.
+const WHOLE: usize = 16;
+/// Digits over each part, which only explain.
+const PART: usize = 2;
+/// Digits of a hash.
+pub const HASH_DIGITS: usize = WHOLE + PARTS.len() * PART;
+
+/// 24 hexadecimal digits over all that was observed on a disk: identity, size, sector size, partition table,
 /// signatures, the digest of what the signature search read, and our own marks.
 ///
-/// Neither the kernel's name nor anything else that changes while the content stays enters it.
+/// The first 16 are over everything; the last 8 are two for each part, so that [`changed_parts`] can say what
+/// changed. Neither the kernel's name nor anything else that changes while the content stays enters it.
 #[must_use]
 pub fn content_hash(device: &BlockDevice) -> String {
     let content = &device.content;
-    let mut text = String::from("disk-discovery content 1\n");
-    line(&mut text, "disk", disk_id(device).as_str());
-    line(&mut text, "size", &json(&device.size));
-    line(&mut text, "sector", &json(&device.logical_sector));
     let state = match content.state {
         ContentState::NotRead(_) => "not read",
         ContentState::Read => "read",
         ContentState::Failed(_) => "failed",
         ContentState::Pending => "pending",
     };
-    line(&mut text, "state", state);
-    line(&mut text, "table", &json(&content.table));
-    line(&mut text, "signatures", &json(&content.signatures));
-    line(&mut text, "first", &json(&content.first_nonzero));
-    line(&mut text, "digest", &json(&content.digest));
-    line(&mut text, "own", &json(&content.own));
-    hex(&Sha256::digest(text.as_bytes()), 16)
+    let parts: [Vec<(&str, String)>; 4] = [
+        vec![
+            ("disk", disk_id(device).as_str().to_owned()),
+            ("size", json(&device.size)),
+            ("sector", json(&device.logical_sector)),
+        ],
+        vec![("table", json(&content.table))],
+        vec![
+            ("signatures", json(&content.signatures)),
+            ("own", json(&content.own)),
+        ],
+        vec![
+            ("state", state.to_owned()),
+            ("first", json(&content.first_nonzero)),
+            ("digest", json(&content.digest)),
+        ],
+    ];
+    let mut whole = String::from("disk-discovery content 1\n");
+    let mut explained = String::new();
+    for part in parts {
+        let mut text = String::new();
+        for (key, value) in part {
+            line(&mut text, key, &value);
+        }
+        explained.push_str(&hex(&Sha256::digest(text.as_bytes()), PART));
+        whole.push_str(&text);
+    }
+    hex(&Sha256::digest(whole.as_bytes()), WHOLE) + &explained
+}
+
+/// What differs between the content that a hash was given for and the present one, in words. A part that
+/// changed looks the same in one case of 256; empty when none differs or when `then` is no such hash.
+#[must_use]
+pub fn changed_parts(then: &str, now: &str) -> Vec<&'static str> {
+    let digits = |text: &str| {
+        let whole = text.len() == HASH_DIGITS && text.bytes().all(|b| b.is_ascii_hexdigit());
+        whole.then(|| text.to_ascii_lowercase().split_off(WHOLE))
+    };
+    let (Some(then), Some(now)) = (digits(then), digits(now)) else {
+        return Vec::new();
+    };
+    let pairs = then
+        .as_bytes()
+        .chunks(PART)
+        .zip(now.as_bytes().chunks(PART));
+    pairs
+        .zip(PARTS)
+        .filter(|((then, now), _)| then != now)
+        .map(|(_, part)| part)
+        .collect()
+}
+
+/// A hash that an approval was given for, with what changed since.
+pub(crate) fn since(then: &str, now: &str) -> String {
+    match changed_parts(then, now).as_slice() {
+        [] => then.to_owned(),
+        parts => format!("{then} (changed since: {})", parts.join(", ")),
+    }
 }
 
 fn line(text: &mut String, key: &str, value: &str) {

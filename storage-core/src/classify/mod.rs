@@ -24,7 +24,8 @@ mod tests;
 use context::Context;
 use rules::{Cost, Finding, Outcome, RULES, Remedy, Rule, Subject};
 
-pub use identity::{content_hash, disk_id};
+pub(crate) use identity::since;
+pub use identity::{HASH_DIGITS, changed_parts, content_hash, disk_id};
 pub use selector::glob;
 
 use crate::model::{
@@ -183,7 +184,7 @@ impl Sheet {
                 self.refused = true;
                 let texts: Vec<_> = findings.iter().map(|f| f.text.clone()).collect();
                 for finding in findings {
-                    self.lasting |= finding.remedy != Remedy::Approval;
+                    self.lasting |= !matches!(finding.remedy, Remedy::Approval | Remedy::Keep(_));
                     self.reason(rule, finding);
                 }
                 (CheckResult::Refused, host::list(&texts))
@@ -220,13 +221,21 @@ impl Sheet {
             }
             _ => None,
         };
+        // What holds data of ours is never offered destruction alone, nor first.
+        let offer = |keeping: Option<String>| match (keeping, &approval) {
+            (Some(text), Some(approval)) => Some(format!(
+                "{text}; or, to give up what is on it, which destroys it: {approval}"
+            )),
+            (text, approval) => text.or_else(|| approval.clone()),
+        };
         let mut reasons: Vec<Reason> = std::mem::take(&mut self.reasons)
             .into_iter()
             .map(|(mut reason, remedy)| {
                 reason.remedy = match remedy {
                     Remedy::None => None,
                     Remedy::Text(text) => Some(text),
-                    Remedy::Approval => approval.clone(),
+                    Remedy::Approval => offer(own::copying(device)),
+                    Remedy::Keep(text) => offer(Some(text)),
                 };
                 reason
             })
@@ -251,6 +260,7 @@ impl Sheet {
                 format!("approved with the present hash {present}"),
             )
         } else if approvable {
+            let given: Vec<_> = given.iter().map(|then| since(then, present)).collect();
             let text = format!(
                 "the content changed since the approval: it was given for {}, what is there now is {present}",
                 given.join(", ")
@@ -259,7 +269,7 @@ impl Sheet {
                 rule: APPROVAL,
                 kind,
                 text: text.clone(),
-                remedy: approval,
+                remedy: offer(own::copying(device)),
             });
             (CheckResult::Refused, text)
         } else {

@@ -1,12 +1,15 @@
 //! Rules about disks that bear our marks, and about mounts of others that are registered as they are.
 
+use std::path::Path;
+
 use super::content::not_ours;
 use super::context::Context;
 use super::host::list;
 use super::rules::{Finding, Outcome, Subject};
 use super::wanted::bytes;
-use crate::model::{BlockDevice, ContentState, Own, OwnClaim, OwnStage, VerdictKind};
+use crate::model::{BlockDevice, ContentState, Own, OwnClaim, OwnStage, Persist, VerdictKind};
 use crate::ondisk::record::RecordBlock;
+use crate::persist;
 
 const NOT_OURS: &str = "it bears no marks of ours";
 
@@ -16,6 +19,41 @@ fn disk_claim<'a>(subject: &Subject<'a>) -> Option<(&'a BlockDevice, &'a OwnClai
         .then_some(subject.claim)
         .flatten()
         .map(|claim| (subject.device, claim))
+}
+
+/// How to get at what a finished disk of ours holds without taking it into use.
+pub(super) fn copying(disk: &BlockDevice) -> Option<String> {
+    let Own::Claim(claim) = &disk.content.own else {
+        return None;
+    };
+    (claim.stage == OwnStage::Ready).then(|| {
+        format!(
+            "to copy what is on it: mount -o ro UUID={} DIRECTORY",
+            claim.record.filesystem_uuid()
+        )
+    })
+}
+
+/// What lifts a finding about a disk of ours: on a finished one first what keeps its data, and an approval
+/// only while it is not mounted; on an unfinished one, which holds nobody's data, the approval.
+fn lifted(
+    cx: &Context<'_>,
+    disk: &BlockDevice,
+    claim: &OwnClaim,
+    finding: Finding,
+    keep: impl Into<String>,
+) -> Finding {
+    let mounted = || {
+        cx.carrier(disk, claim)
+            .is_some_and(|carrier| !cx.graph.mounts_on(&carrier.name).is_empty())
+    };
+    if claim.stage != OwnStage::Ready {
+        finding.approvable()
+    } else if mounted() {
+        finding.remedy(keep)
+    } else {
+        finding.keeping(keep)
+    }
 }
 
 pub(super) fn marks(_: &Context<'_>, subject: &Subject<'_>) -> Outcome {
@@ -64,16 +102,21 @@ pub(super) fn claim(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
 }
 
 pub(super) fn cluster(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
-    let Some((_, claim)) = disk_claim(subject) else {
+    let Some((disk, claim)) = disk_claim(subject) else {
         return Outcome::not_asked(NOT_OURS);
     };
     match (claim.record.cluster, cx.policy.cluster) {
-        (Some(theirs), Some(ours)) if theirs != ours => Outcome::refuse(
+        (Some(theirs), Some(ours)) if theirs != ours => Outcome::refuse(lifted(
+            cx,
+            disk,
+            claim,
             Finding::new(format!(
                 "it was prepared for another cluster: its record says {theirs}, this one is {ours}"
-            ))
-            .approvable(),
-        ),
+            )),
+            format!(
+                "to take it over with its data: --cluster {theirs} (cluster), or an empty cluster, which takes disks of any"
+            ),
+        )),
         (Some(_), Some(ours)) => Outcome::passed(format!("cluster {ours}")),
         (None, _) => Outcome::passed("it was prepared without a cluster"),
         (Some(theirs), None) => Outcome::passed(format!(
@@ -82,7 +125,7 @@ pub(super) fn cluster(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
     }
 }
 
-pub(super) fn identity(_: &Context<'_>, subject: &Subject<'_>) -> Outcome {
+pub(super) fn identity(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
     let Some((disk, claim)) = disk_claim(subject) else {
         return Outcome::not_asked(NOT_OURS);
     };
@@ -116,13 +159,52 @@ pub(super) fn identity(_: &Context<'_>, subject: &Subject<'_>) -> Outcome {
         };
         return Outcome::passed(format!("{note}{}", texts.join("; ")));
     }
-    Outcome::refuse(
-        Finding::new(format!(
-            "it is another disk than the one prepared: {}",
-            texts.join("; ")
-        ))
-        .approvable(),
-    )
+    let text = format!(
+        "it is another disk than the one prepared: {}",
+        texts.join("; ")
+    );
+    let point = cx.point_of(claim);
+    if claim.stage == OwnStage::Ready && mounted_by_hand(cx, disk, claim, &point) {
+        let text = format!("{text}; others mounted it at {point}: registered as it is");
+        return Outcome::Noted(
+            text.clone(),
+            Some(Finding::new(text).kind(VerdictKind::Adopted)),
+        );
+    }
+    Outcome::refuse(lifted(
+        cx,
+        disk,
+        claim,
+        Finding::new(text),
+        format!(
+            "its data is intact: where it is the right disk (behind another controller, or a copy that replaces the original), mount it by hand and it is adopted as it is: mkdir -p {point} && mount UUID={} {point}; else detach it",
+            record.filesystem_uuid()
+        ),
+    ))
+}
+
+/// Whether somebody mounted a disk of ours where it belongs, whole and visible. What our own line of fstab or
+/// unit mounts at boot vouches for nothing: it would do so with a copy too.
+fn mounted_by_hand(cx: &Context<'_>, disk: &BlockDevice, claim: &OwnClaim, point: &str) -> bool {
+    let host = &cx.graph.observation.host;
+    let options = &cx.policy.mount_options;
+    let ours = !persist::is_as_wanted(
+        Persist::None,
+        Path::new(point),
+        &claim.record,
+        options,
+        host,
+    );
+    let at = cx.graph.mounts_at(point);
+    !ours
+        && at.len() == 1
+        && cx.carrier(disk, claim).is_some_and(|carrier| {
+            at.iter().any(|mount| {
+                mount.dev == carrier.dev
+                    && mount.root == "/"
+                    && cx.graph.covered_by(mount).is_none()
+            })
+        })
 }
 
 pub(super) fn node(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
@@ -145,7 +227,7 @@ pub(super) fn node(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
     )
 }
 
-pub(super) fn size(_: &Context<'_>, subject: &Subject<'_>) -> Outcome {
+pub(super) fn size(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
     let Some((disk, claim)) = disk_claim(subject) else {
         return Outcome::not_asked(NOT_OURS);
     };
@@ -155,14 +237,17 @@ pub(super) fn size(_: &Context<'_>, subject: &Subject<'_>) -> Outcome {
         Some(now) if now > then && claim.stage == OwnStage::Ready => {
             Outcome::passed(format!("it grew from {} to {}", bytes(then), bytes(now)))
         }
-        Some(now) => Outcome::refuse(
+        Some(now) => Outcome::refuse(lifted(
+            cx,
+            disk,
+            claim,
             Finding::new(format!(
                 "it was prepared with {} and has {}",
                 bytes(then),
                 bytes(now)
-            ))
-            .approvable(),
-        ),
+            )),
+            "give it its size back (a protected area, the controller or the hypervisor hides the rest of it)",
+        )),
         None => Outcome::refuse(Finding::new("its size is not known").kind(VerdictKind::Unknown)),
     }
 }
@@ -180,15 +265,18 @@ pub(super) fn name(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
         .find(|(_, other)| claim.record.node != here || other.record.node == here);
     match rival {
         None => Outcome::passed(format!("no other disk is named {}", claim.name())),
-        Some((other, theirs)) => Outcome::refuse(
+        Some((other, theirs)) => Outcome::refuse(lifted(
+            cx,
+            disk,
+            claim,
             Finding::new(format!(
                 "its name {} is also that of {}, prepared by node {}",
                 claim.name(),
                 other.name,
                 theirs.record.node
-            ))
-            .approvable(),
-        ),
+            )),
+            format!("detach {} or this one; both keep their data", other.name),
+        )),
     }
 }
 
@@ -196,13 +284,22 @@ pub(super) fn foreign_content(cx: &Context<'_>, subject: &Subject<'_>) -> Outcom
     let Some((disk, claim)) = disk_claim(subject) else {
         return Outcome::not_asked(NOT_OURS);
     };
-    let mut findings = not_ours(subject);
+    let copy = copying(disk).unwrap_or_default();
+    let mut findings: Vec<_> = not_ours(subject)
+        .into_iter()
+        .map(|finding| lifted(cx, disk, claim, finding, copy.as_str()))
+        .collect();
+    let reread = format!(
+        "have the kernel read the partition table again: partx --update /dev/{}",
+        disk.name.dev_path()
+    );
     let carrier = cx.carrier(disk, claim);
     for name in cx.graph.partitions(&disk.name) {
         if carrier.is_none_or(|c| c.name != *name) || carrier.is_some_and(|c| c.name == disk.name) {
             findings.push(
                 Finding::new(format!("the kernel shows {name} on it, which is not ours"))
-                    .kind(VerdictKind::Quarantined),
+                    .kind(VerdictKind::Quarantined)
+                    .remedy(&reread),
             );
         }
     }
@@ -219,7 +316,8 @@ pub(super) fn foreign_content(cx: &Context<'_>, subject: &Subject<'_>) -> Outcom
                 claim.start,
                 bytes(claim.length)
             ))
-            .kind(VerdictKind::Quarantined),
+            .kind(VerdictKind::Quarantined)
+            .remedy(reread),
         );
     }
     Outcome::of(findings, "nothing but what we put there was found")

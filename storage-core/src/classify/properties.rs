@@ -112,6 +112,12 @@ fn add(observation: &mut Observation, kind: u8, pick: u8, more: u8) {
             }
         }
         6 => device.content.first_nonzero = Some(u64::from(more)),
+        // A dos table stays: putting a GPT in its place would take something away.
+        7 if device
+            .content
+            .table
+            .as_ref()
+            .is_some_and(|t| t.kind == TableKind::Dos) => {}
         7 => {
             device.content.table = Some(if more & 1 == 0 {
                 dos(usize::from(more % 3))

@@ -59,6 +59,8 @@ pub(super) enum Remedy {
     Text(String),
     /// An approval, if it lifts every other reason too.
     Approval,
+    /// An act that keeps what is on the disk; only behind it, and marked as destroying, an approval as above.
+    Keep(String),
 }
 
 /// A reason in the making.
@@ -90,6 +92,12 @@ impl Finding {
 
     pub(super) fn approvable(mut self) -> Self {
         self.remedy = Remedy::Approval;
+        self
+    }
+
+    /// For a finished disk of ours: first what keeps its data, then the approval that gives it up.
+    pub(super) fn keeping(mut self, text: impl Into<String>) -> Self {
+        self.remedy = Remedy::Keep(text.into());
         self
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::rules::RULES;
 use super::testing::*;
-use super::{classify, content_hash, disk_id};
+use super::{HASH_DIGITS, changed_parts, classify, content_hash, disk_id};
 use crate::model::*;
 
 /// One observation in which one rule speaks of one device.
@@ -606,6 +606,8 @@ mod approvals {
             "{}",
             reason.text
         );
+        let what = "(changed since: the data at the places that are looked at)";
+        assert!(reason.text.contains(what), "{}", reason.text);
     }
 
     #[test]
@@ -647,6 +649,131 @@ mod approvals {
     }
 }
 
+mod finished_disks_in_quarantine {
+    use super::*;
+
+    /// A rule, how its first remedy begins, and what makes it refuse a finished disk of ours.
+    type Refusal = (&'static str, &'static str, fn(&mut Host, &mut Policy));
+
+    fn refusals() -> Vec<Refusal> {
+        vec![
+            (
+                "own-cluster",
+                "to take it over with its data: --cluster ",
+                |h, p| {
+                    h.claim("sdc").record.cluster = Some(guid(7));
+                    p.cluster = Some(guid(8));
+                },
+            ),
+            ("own-identity", "its data is intact: ", |h, _| {
+                h.dev("sdc").ids.serial = Some("NEW".to_owned());
+                h.dev("sdc").ids.wwn = Some("0x5000ffffffffffff".to_owned());
+            }),
+            ("own-size", "give it its size back", |h, _| {
+                h.claim("sdc").record.size = SIZE * 2;
+            }),
+            ("own-name", "detach sdd or this one", |h, _| {
+                h.ours("sdd", "sdc1");
+            }),
+            (
+                "own-content",
+                "to copy what is on it: mount -o ro UUID=",
+                |h, _| {
+                    let swap = signature("swap", SignatureClass::Swap, 4086, None);
+                    h.dev("sdc").content.signatures.push(swap);
+                },
+            ),
+            (
+                "own-content",
+                "have the kernel read the partition table",
+                |h, _| {
+                    h.dev("sdc1").size = Some(1 << 30);
+                },
+            ),
+            (
+                "udev",
+                "to copy what is on it: mount -o ro UUID=",
+                |h, _| {
+                    h.dev("sdc").udev = Some(UdevHint {
+                        fs_type: Some("xfs".to_owned()),
+                        ..UdevHint::default()
+                    });
+                },
+            ),
+            ("same-content", "detach the copy", |h, _| {
+                let content = h.dev("sdc").content.clone();
+                h.disk("sdd").content = content;
+            }),
+            ("same-disk", "if they are two disks, detach one", |h, _| {
+                let ids = h.dev("sdc").ids.clone();
+                h.disk("sdd").ids = ids;
+            }),
+            ("serial-reuse", "detach one of the two", |h, _| {
+                h.ours("sdd", "sdd1").record.serial = "S-sdc".to_owned();
+            }),
+        ]
+    }
+
+    #[test]
+    fn are_first_offered_what_keeps_their_data_and_destruction_is_called_that() {
+        for mounted in [false, true] {
+            for (rule, first, refuse) in refusals() {
+                let (mut host, mut policy) = (host(), policy());
+                refuse(&mut host, &mut policy);
+                if mounted {
+                    host.mount_on("sdc1", "/mnt/longhorn/elsewhere", "ext4");
+                }
+                let verdict = host.verdict_by("sdc", &policy);
+                let reason = verdict.reasons.iter().find(|r| r.rule == rule).unwrap();
+                let remedy = reason.remedy.as_deref().unwrap();
+                assert!(remedy.starts_with(first), "{rule}: {remedy}");
+                assert!(!mounted || !verdict.approvable, "{rule}");
+                for remedy in verdict.reasons.iter().filter_map(|r| r.remedy.as_deref()) {
+                    let destroys = remedy.find("--approve");
+                    let said = remedy.find("or, to give up what is on it, which destroys it: ");
+                    assert_eq!(destroys.is_some(), said.is_some(), "{rule}: {remedy}");
+                    assert!(said.is_none_or(|at| at > 0) && said <= destroys, "{remedy}");
+                    assert_eq!(
+                        destroys.is_some(),
+                        verdict.approvable && !mounted,
+                        "{remedy}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn that_are_unfinished_hold_nobodys_data_and_may_be_approved_at_once() {
+        let mut host = host();
+        let claim = host.claim("sdc");
+        claim.stage = OwnStage::Formatting;
+        claim.record.node = "other".to_owned();
+        let verdict = host.verdict("sdc");
+        let remedy = verdict.reasons[0].remedy.as_deref().unwrap();
+        assert!(remedy.starts_with("--approve "), "{remedy}");
+    }
+
+    #[test]
+    fn under_another_identity_are_adopted_once_somebody_mounts_them_where_they_belong() {
+        let mut host = host();
+        host.dev("sdc").ids.serial = Some("NEW".to_owned());
+        host.dev("sdc").ids.wwn = None;
+        assert_eq!(host.kind("sdc"), VerdictKind::Quarantined);
+        host.mount_on("sdc1", "/mnt/longhorn/sdc1", "ext4");
+        for device in ["sdc", "sdc1"] {
+            let verdict = host.verdict(device);
+            assert_eq!(verdict.kind, VerdictKind::Adopted, "{:#?}", verdict.reasons);
+            assert!(!verdict.approvable);
+        }
+        // Our own line mounts a copy at boot as well, so it vouches for nothing.
+        let record = host.claim("sdc").record.clone();
+        let point = std::path::Path::new("/mnt/longhorn/sdc1");
+        host.observation.host.fstab = Some(crate::persist::fstab_line(point, &record, &[]));
+        assert_eq!(host.kind("sdc"), VerdictKind::Quarantined);
+    }
+}
+
 mod identity {
     use super::*;
 
@@ -678,9 +805,63 @@ mod identity {
         renamed.diskseq = Some(12);
         renamed.links = vec!["by-path/x".to_owned()];
         assert_eq!(content_hash(&renamed), before);
-        assert_eq!(before.len(), 16);
+        assert_eq!(before.len(), HASH_DIGITS);
         renamed.content.digest = None;
         assert_ne!(content_hash(&renamed), before);
+    }
+
+    #[test]
+    fn two_hashes_tell_what_changed_between_them() {
+        type Change = fn(&mut BlockDevice);
+        let changes: [(&str, Change); 4] = [
+            ("size", |d| d.size = Some(1 << 40)),
+            ("partition table", |d| d.content.table = Some(dos(1))),
+            ("signatures", |d| d.content.signatures.clear()),
+            ("data", |d| d.content.first_nonzero = Some(7)),
+        ];
+        let mut host = host();
+        let disk = host.dev("sdc");
+        disk.content.signatures = vec![signature("xfs", SignatureClass::Filesystem, 0, None)];
+        let before = content_hash(disk);
+        for (what, change) in changes {
+            let mut changed = disk.clone();
+            change(&mut changed);
+            let after = content_hash(&changed);
+            assert_ne!(before[..16], after[..16], "{what}");
+            let parts = changed_parts(&before.to_ascii_uppercase(), &after);
+            assert!(
+                parts.len() == 1 && parts[0].contains(what),
+                "{what}: {parts:?}"
+            );
+        }
+        for nonsense in [
+            "",
+            "0123456789abcdef",
+            "ä123456789abcdef0123456",
+            &"z".repeat(24),
+        ] {
+            assert!(changed_parts(nonsense, &before).is_empty(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn equal_last_digits_alone_approve_nothing() {
+        let mut host = host();
+        let disk = host.dev("sdb");
+        disk.content.blank = Blankness::NotExamined;
+        disk.content.first_nonzero = Some(0);
+        let (hash, disk) = (content_hash(disk), disk_id(disk));
+        let mut policy = policy();
+        for hash in [
+            hash[..16].to_owned(),
+            format!("0000000000000000{}", &hash[16..]),
+        ] {
+            policy.approvals = vec![Approval {
+                disk: disk.clone(),
+                hash,
+            }];
+            assert!(!host.verdict_by("sdb", &policy).approved);
+        }
     }
 }
 
@@ -1218,6 +1399,200 @@ mod incidents {
         host.observation.witnesses.mountinfo = false;
         host.observation.host.mounts.clear();
         assert!(host.classify().verdicts.values().all(|v| v.kind == System));
+    }
+
+    /// The ids of the steps that would be done, by disk.
+    fn planned(host: &Host) -> Vec<(String, Vec<String>)> {
+        let policy = policy();
+        let found = classify(&host.observation, &policy);
+        crate::plan::plan(&host.observation, &found, &policy)
+            .disks
+            .iter()
+            .map(|disk| {
+                (
+                    disk.device.to_string(),
+                    disk.steps.iter().map(ToString::to_string).collect(),
+                )
+            })
+            .collect()
+    }
+
+    /// What is planned for one disk is to mount it there, and nothing else.
+    #[track_caller]
+    fn only_mounted(host: &Host, disk: &str, point: &str) {
+        let steps = planned(host).into_iter().find(|(device, _)| device == disk);
+        assert_eq!(steps.unwrap().1, [format!("mount at {point}")]);
+    }
+
+    #[test]
+    fn cluster_bloom_285_and_295_a_root_on_an_iscsi_disk_is_the_systems_even_when_iscsi_is_wanted()
+    {
+        let mut host = Host::empty();
+        host.disk("sda").transport = Transport::Iscsi;
+        host.part("sda", 1, 1 << 20, 8 << 30);
+        host.mount_on("sda1", "/", "ext4");
+        host.blank("sdb");
+        let mut policy = policy();
+        policy.transports.insert(Transport::Iscsi);
+        for device in ["sda", "sda1"] {
+            let verdict = host.verdict_by(device, &policy);
+            assert_refused(&verdict, System, "system", "/ (ext4");
+            assert!(!verdict.approvable);
+        }
+        assert_eq!(host.kind("sdb"), Blank);
+    }
+
+    #[test]
+    fn lso_423_another_serial_number_and_link_with_the_same_filesystem_uuid_is_never_formatted() {
+        let mut host = host();
+        let disk = host.dev("sdc");
+        disk.links = vec!["by-id/scsi-0QEMU_new".to_owned()];
+        disk.ids.serial = Some("NEW".to_owned());
+        only_mounted(&host, "sdc", "/mnt/longhorn/sdc1");
+        host.dev("sdc").ids.wwn = Some("0x5000ffffffffffff".to_owned());
+        host.refused(
+            "sdc",
+            Quarantined,
+            "own-identity",
+            "serial number S-sdc then, NEW now",
+        );
+        assert!(planned(&host).iter().all(|(device, _)| device != "sdc"));
+    }
+
+    #[test]
+    fn hwameistor_1450_and_1422_a_disk_of_another_node_with_the_same_name_yields_to_the_one_of_this_node()
+     {
+        let mut host = host();
+        host.ours("sdd", "sdc1").record.node = "k3s2".to_owned();
+        host.refused("sdd", Quarantined, "own-name", "prepared by node k3s1");
+        only_mounted(&host, "sdc", "/mnt/longhorn/sdc1");
+        assert!(planned(&host).iter().all(|(device, _)| device != "sdd"));
+    }
+
+    #[test]
+    fn harvester_7173_three_disks_without_a_wwn_are_three_disks() {
+        let mut host = Host::new();
+        let disks = ["sdb", "sdc", "sdd"];
+        for disk in disks {
+            host.blank(disk).ids.wwn = None;
+        }
+        let ids: BTreeSet<_> = disks
+            .iter()
+            .map(|disk| host.verdict(disk).disk_id)
+            .collect();
+        assert_eq!(ids.len(), 3, "{ids:?}");
+        assert!(disks.iter().all(|disk| host.kind(disk) == Blank));
+        assert_eq!(planned(&host).len(), 3);
+    }
+
+    #[test]
+    fn harvester_1874_two_data_disks_that_swapped_names_keep_their_mount_points() {
+        let mut host = Host::new();
+        host.ours("sdb", "sdc1");
+        host.ours("sdc", "sdb1");
+        only_mounted(&host, "sdb", "/mnt/longhorn/sdc1");
+        only_mounted(&host, "sdc", "/mnt/longhorn/sdb1");
+    }
+
+    #[test]
+    fn openebs_2976_a_disk_is_known_again_when_nothing_outside_it_remembers_it() {
+        let mut host = Host::new();
+        host.ours("sdc", "sdc1");
+        let facts = &host.observation.host;
+        assert!(facts.fstab.is_none() && facts.units.is_empty());
+        assert!(facts.mount_root.entries.is_empty());
+        only_mounted(&host, "sdc", "/mnt/longhorn/sdc1");
+    }
+
+    #[test]
+    fn openebs_3499_a_luks_disk_stays_somebodys_while_its_mapping_comes_and_goes() {
+        let mut host = Host::new();
+        let luks = signature("crypto_LUKS", SignatureClass::Crypto, 0, None);
+        host.disk("sdb").content.signatures = vec![luks];
+        host.refused("sdb", Foreign, "signatures", "crypto_LUKS");
+        let mut open = Host::new();
+        open.observation
+            .devices
+            .clone_from(&host.observation.devices);
+        open.dm(
+            "dm-0",
+            "luks-data",
+            "CRYPT-LUKS2-x",
+            DmKind::Crypt,
+            &["sdb"],
+        );
+        let verdict = open.verdict("sdb");
+        assert_refused(&verdict, InUse, "holders", "luks-data");
+        let still = verdict.reasons.iter().find(|r| r.rule == "signatures");
+        assert_eq!(still.unwrap().kind, Foreign);
+        assert!(planned(&host).is_empty() && planned(&open).is_empty());
+    }
+
+    #[test]
+    fn rook_8046_and_5022_an_ext4_partition_that_holds_the_root_filesystem_is_the_systems() {
+        let mut host = Host::new();
+        let ext4 = signature("ext4", SignatureClass::Filesystem, 1080, None);
+        host.dev("sda2").content.signatures = vec![ext4];
+        host.dev("sda").content.table =
+            Some(gpt(&[(1, 1 << 20, 512 << 20), (2, 513 << 20, 8 << 30)]));
+        for device in ["sda", "sda2"] {
+            host.refused(device, System, "system", "/ (ext4");
+            assert!(!host.verdict(device).approvable);
+        }
+        assert!(planned(&host).is_empty());
+    }
+
+    #[test]
+    fn hwameistor_993_and_lso_115_a_stale_link_gives_no_disk_anothers_identity() {
+        let mut host = host();
+        let before = host.verdict("sdb");
+        let stale = format!("by-id/{}", host.verdict("sdc").disk_id.unwrap());
+        host.dev("sdb").links = vec![stale.clone()];
+        host.dev("sdc").links = vec![stale.clone()];
+        let after = host.verdict("sdb");
+        assert_eq!((after.disk_id, after.hash), (before.disk_id, before.hash));
+        only_mounted(&host, "sdc", "/mnt/longhorn/sdc1");
+        let mut policy = policy();
+        policy.include = vec![selector(&format!("/dev/disk/{stale}"), true)];
+        assert_refused(
+            &host.verdict_by("sdb", &policy),
+            Unknown,
+            "single",
+            "sdb, sdc",
+        );
+    }
+
+    #[test]
+    fn longhorn_1223_an_alias_that_leads_to_another_device_does_not_get_that_one_formatted() {
+        let mut host = host();
+        let alias = "by-id/wwn-of-sdb";
+        let xfs = signature("xfs", SignatureClass::Filesystem, 0, None);
+        let other = host.disk("sdd");
+        other.links = vec![alias.to_owned()];
+        other.content.signatures = vec![xfs];
+        let mut policy = policy();
+        policy.include = vec![selector(&format!("/dev/disk/{alias}"), true)];
+        assert_refused(
+            &host.verdict_by("sdd", &policy),
+            Foreign,
+            "signatures",
+            "xfs",
+        );
+        assert_refused(
+            &host.verdict_by("sdb", &policy),
+            Excluded,
+            "include",
+            "none of 1",
+        );
+        let found = classify(&host.observation, &policy);
+        let planned = crate::plan::plan(&host.observation, &found, &policy);
+        assert!(
+            planned
+                .disks
+                .iter()
+                .all(|disk| disk.device.as_str() == "sdc"),
+            "{planned}"
+        );
     }
 
     #[test]

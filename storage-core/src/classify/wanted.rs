@@ -40,9 +40,10 @@ pub(super) fn whole_disk(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
         ));
     }
     let settled = cx.settled.get(&part.disk);
-    if subject.claim.is_some() && settled == Some(&VerdictKind::Ours) {
+    let kept = settled.filter(|kind| matches!(kind, VerdictKind::Ours | VerdictKind::Adopted));
+    if let (Some(_), Some(kind)) = (subject.claim, kept) {
         let text = format!("partition {} of {}, which is ours", part.number, part.disk);
-        let reason = Finding::new(text.clone()).kind(VerdictKind::Ours);
+        let reason = Finding::new(text.clone()).kind(*kind);
         return Outcome::Noted(text, Some(reason));
     }
     let finding = match (subject.claim, settled) {

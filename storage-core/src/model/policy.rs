@@ -113,7 +113,8 @@ pub struct SelectorRule {
 pub struct Approval {
     /// The disk.
     pub disk: DiskId,
-    /// Hash of what was observed on it, 16 hexadecimal digits.
+    /// Hash of what was observed on it, 24 hexadecimal digits: 16 over everything, then two for each of identity and
+    /// size, partition table, signatures and marks, and data, which say what changed when it is stale.
     pub hash: String,
 }
 

@@ -112,7 +112,7 @@ pub struct Verdict {
     pub checks: Vec<Check>,
     /// Stable identity; `None` for partitions.
     pub disk_id: Option<DiskId>,
-    /// Hash of what was observed, 16 hexadecimal digits, for `--approve`; `None` for partitions.
+    /// Hash of what was observed, 24 hexadecimal digits, for `--approve`; `None` for partitions.
     pub hash: Option<String>,
     /// Whether an approval could lift every reason that stands (set only then).
     pub approvable: bool,

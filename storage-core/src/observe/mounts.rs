@@ -324,17 +324,18 @@ fn persistence(host: &HostRoot, facts: &mut HostFacts) {
     }
 }
 
-/// A text of at most 4 MiB.
+/// A text of at most 4 MiB. Bytes that are no UTF-8 (a comment in an old encoding) are replaced: it is only
+/// compared with what we would write, never written back.
 fn text_file(path: &Path) -> io::Result<String> {
     const MAX: u64 = 4 << 20;
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let length = std::fs::File::open(path)?
         .take(MAX + 1)
-        .read_to_string(&mut text)?;
+        .read_to_end(&mut bytes)?;
     if length as u64 > MAX {
         return Err(super::error::invalid("holds more than 4 MiB"));
     }
-    Ok(text)
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn btrfs(source: Source<'_>) -> (BTreeMap<String, Vec<KernelName>>, Vec<ReadError>) {

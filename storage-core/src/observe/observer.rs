@@ -87,8 +87,9 @@ impl Observer {
         self.read_contents(&mut devices, policy, reader);
         let denied = denied(&devices);
         if denied > 0 {
+            let devices = if denied == 1 { "device" } else { "devices" };
             missing.push(format!(
-                "the contents of {denied} devices could not be read: permission denied; run as root, in a container privileged"
+                "the contents of {denied} {devices} could not be read: permission denied; run as root, in a container privileged"
             ));
         }
         if !mountinfo {

@@ -1,9 +1,9 @@
 //! The proof of blankness: the only place where a [`BlankProof`] can be built.
 //!
 //! Blank is proven, never presumed: every read succeeded and every byte read was zero. Read are the first and
-//! the last [`WINDOW`] bytes and evenly spread samples of [`SAMPLE`] bytes between them, or everything. With
-//! evenly spread samples the longest run of data that can lie unseen is the gap between two samples; it is
-//! part of the proof.
+//! the last [`WINDOW`] bytes, evenly spread samples of [`SAMPLE`] bytes between them and the places where
+//! filesystems keep copies of their superblocks, or everything. With evenly spread samples the longest run of
+//! data that can lie unseen is the gap between two samples; it is part of the proof.
 //!
 //! Why 1,024 samples by default: on a rotating disk a sample costs a seek of about 10 ms, so the proof takes
 //! some ten seconds there, once in a disk's life; on a 16 TiB disk the longest run that could be missed is
@@ -187,6 +187,26 @@ struct Windows {
     longest_gap: u64,
 }
 
+/// Where filesystems of `length` bytes keep copies of their superblock, besides what the windows hold: an almost
+/// empty filesystem whose start was wiped has little else, and a copy is what its owner restores it from.
+///
+/// ext2/3/4 (mke2fs, `sparse_super`): block groups 1 and the powers of 3, 5 and 7, for blocks of 1, 2 and 4 KiB.
+/// XFS (mkfs.xfs): every allocation group, a quarter of the device below 4 TiB and 1 TiB less a block above.
+fn landmarks(length: u64) -> Vec<u64> {
+    const GROUPS: [u64; 8] = [1, 3, 5, 7, 9, 25, 27, 49];
+    const BLOCK: u64 = 4096;
+    const AG_MAX: u64 = (1 << 40) - BLOCK;
+    let ext = [1024, 2048, 4096_u64]
+        .into_iter()
+        .flat_map(|block| GROUPS.map(|group| group * block * block * 8));
+    let (ag, count) = match length {
+        0..0x400_0000_0000 => ((length / BLOCK).div_ceil(4) * BLOCK, 4),
+        _ => (AG_MAX, 17),
+    };
+    let xfs = (1..count).map(|number| number * ag);
+    ext.chain(xfs).filter(|offset| *offset < length).collect()
+}
+
 /// The ranges to read, in ascending order, without overlap, aligned to `sector`.
 fn windows(
     start: u64,
@@ -225,20 +245,30 @@ fn windows(
     }
     let mut ranges = vec![(start, WINDOW)];
     let mut position = start + WINDOW;
-    let mut longest_gap = 0;
     for index in 1..=u64::from(samples) {
         // u128: `middle` times `index` may pass 64 bits on a device of many exabytes.
         let spread = u128::from(middle - sample) * u128::from(index) / u128::from(samples + 1);
         let spread = u64::try_from(spread).map_err(|e| e.to_string())?;
         let at = (start + WINDOW + spread) / sample * sample;
         let at = at.max(position);
-        longest_gap = longest_gap.max(at - position);
         ranges.push((at, sample));
         position = at + sample;
     }
     let tail = end - WINDOW;
-    longest_gap = longest_gap.max(tail.saturating_sub(position));
     ranges.push((tail, WINDOW));
+    for landmark in landmarks(length) {
+        let at = (start + landmark) / sample * sample;
+        let read = |range: &(u64, u64)| at < range.0 + range.1 && range.0 < at + sample;
+        if at + sample <= end && !ranges.iter().any(read) {
+            ranges.push((at, sample));
+        }
+    }
+    ranges.sort_unstable();
+    let gaps = ranges.iter().zip(ranges.iter().skip(1));
+    let longest_gap = gaps
+        .map(|(before, after)| after.0.saturating_sub(before.0 + before.1))
+        .max()
+        .unwrap_or(0);
     Ok(Windows {
         ranges,
         samples,
@@ -294,13 +324,35 @@ mod tests {
             panic!("not blank")
         };
         assert_eq!(proof.samples(), 64);
-        assert_eq!(proof.bytes_read(), 2 * WINDOW + 64 * SAMPLE);
+        let landmarks = proof.bytes_read() - 2 * WINDOW - 64 * SAMPLE;
+        assert!(landmarks <= 40 * SAMPLE, "{landmarks} bytes more");
         let ideal = (1_u64 << 40) / 65;
         assert!(
             proof.longest_unseen() <= ideal + SAMPLE,
             "{} > {ideal}",
             proof.longest_unseen()
         );
+    }
+
+    #[test]
+    fn the_copies_of_superblocks_are_looked_at() {
+        // mke2fs with blocks of 4 KiB: group 1; mkfs.xfs: the second of four allocation groups, of sixteen TiB.
+        for (size, at) in [
+            (100 << 30, 32768 * 4096 + 56),
+            (100 << 30, 8 * 1024 * 1024 + 1024 + 56),
+            (100 << 30, 25 << 30),
+            (16 << 40, (1 << 40) - 4096),
+        ] {
+            let holes = Holes {
+                size,
+                data: vec![at],
+                bad: vec![],
+            };
+            assert_eq!(
+                run(&holes, ProofDepth::Sampled),
+                Finding::Data { offset: at }
+            );
+        }
     }
 
     #[test]

@@ -87,8 +87,9 @@ mod present {
         drop(data);
         let mut missing = Vec::new();
         if unknown > 0 {
+            let devices = if unknown == 1 { "device" } else { "devices" };
             missing.push(format!(
-                "udev's view: it has not yet looked at {unknown} devices"
+                "udev's view: it has not yet looked at {unknown} {devices}"
             ));
         }
         (fresh > 0, missing)

@@ -11,7 +11,7 @@ use super::record::{LEN, RecordBlock, RecordState, record_offset};
 use crate::model::{
     Content, Layout, Own, OwnClaim, OwnStage, ProofDepth, Signature, SignatureClass, TableKind,
 };
-use crate::observe::proof::{Finding, prove_range};
+use crate::observe::proof::{Finding, WINDOW, prove_range};
 use crate::observe::read::ReadAt;
 
 /// Samples of the proof that the range of an unfinished disk is still blank.
@@ -23,8 +23,16 @@ pub fn recognise(device: &dyn ReadAt, content: &Content) -> Own {
     let (size, sector) = (device.size(), device.logical_sector());
     let mut faults = Vec::new();
     let mut claims = Vec::new();
-    for layout in [Layout::Gpt, Layout::Disk] {
-        let offset = record_offset(layout, size, sector);
+    let mut places: Vec<_> = [Layout::Gpt, Layout::Disk]
+        .map(|layout| (layout, record_offset(layout, size, sector)))
+        .into();
+    // On a whole-disk layout that has grown since, the record still lies where the filesystem ends.
+    match filesystem_end(device, content) {
+        Ok(Some(end)) if !places.contains(&(Layout::Disk, end)) => places.push((Layout::Disk, end)),
+        Ok(_) => {}
+        Err(fault) => faults.push(fault),
+    }
+    for (layout, offset) in places {
         let block = match read_sector(device, offset) {
             Ok(block) => block,
             Err(None) => continue,
@@ -43,10 +51,10 @@ pub fn recognise(device: &dyn ReadAt, content: &Content) -> Own {
             {
                 return Err("the sector of the record block holds more than the record".to_owned());
             }
-            if record.layout != layout {
-                return Err(
-                    "the record block stands where that of another layout belongs".to_owned(),
-                );
+            if record.layout != layout
+                || offset != record_offset(layout, record.size, record.sector)
+            {
+                return Err("the record block stands where it does not belong".to_owned());
             }
             match layout {
                 Layout::Gpt => claim_gpt(device, content, record),
@@ -93,6 +101,42 @@ fn read_sector(device: &dyn ReadAt, offset: u64) -> Result<Vec<u8>, Option<Strin
         .map_err(|e| Some(format!("read at byte {offset}: {e}")))?;
     block.truncate(length);
     Ok(block)
+}
+
+/// Where the ext4 or XFS on the whole disk ends, by its own superblock.
+fn filesystem_end(device: &dyn ReadAt, content: &Content) -> Result<Option<u64>, String> {
+    let kind = content
+        .signatures
+        .iter()
+        .map(|s| s.kind.as_str())
+        .find(|k| matches!(*k, "ext4" | "xfs"));
+    let Some(kind) = kind.filter(|_| device.size() >= 8192) else {
+        return Ok(None);
+    };
+    let mut head = [0; 8192];
+    device
+        .read_exact_at(&mut head, 0)
+        .map_err(|e| format!("read at byte 0: {e}"))?;
+    let bytes = |at: usize| {
+        head.get(at..at + 4)
+            .and_then(|b| b.try_into().ok())
+            .unwrap_or([0; 4])
+    };
+    let (blocks, size) = if kind == "xfs" {
+        let dblocks = u64::from(u32::from_be_bytes(bytes(8))) << 32
+            | u64::from(u32::from_be_bytes(bytes(12)));
+        (dblocks, Some(u64::from(u32::from_be_bytes(bytes(4)))))
+    } else {
+        let high = u64::from(u32::from_le_bytes(bytes(1024 + 0x150)));
+        let blocks = high << 32 | u64::from(u32::from_le_bytes(bytes(1024 + 4)));
+        (
+            blocks,
+            1024_u64.checked_shl(u32::from_le_bytes(bytes(1024 + 0x18)).min(16)),
+        )
+    };
+    Ok(size
+        .and_then(|size| blocks.checked_mul(size))
+        .filter(|end| *end > 0 && end.is_multiple_of(4096)))
 }
 
 fn marks_without_record(content: &Content) -> Option<String> {
@@ -198,9 +242,15 @@ fn claim_disk(
     content: &Content,
     record: RecordBlock,
 ) -> Result<OwnClaim, String> {
-    if record.size != device.size() || record.sector != device.logical_sector() {
+    let grown = record.state == RecordState::Ready && record.size < device.size();
+    if record.sector != device.logical_sector() || (record.size != device.size() && !grown) {
         return Err(size_differs(device, &record));
     }
+    let damage = if grown {
+        vec![size_differs(device, &record)]
+    } else {
+        Vec::new()
+    };
     if let Some(table) = &content.table {
         return Err(format!("the disk has a partition table ({})", table.label));
     }
@@ -219,7 +269,7 @@ fn claim_disk(
             OwnStage::Ready
         }
     };
-    Ok(claim(record, stage, Vec::new(), false))
+    Ok(claim(record, stage, damage, false))
 }
 
 fn claim(record: RecordBlock, stage: OwnStage, damage: Vec<String>, repairable: bool) -> OwnClaim {
@@ -290,10 +340,38 @@ fn gaps_are_blank(device: &dyn ReadAt, table: &TableImage) -> Result<(), String>
 }
 
 fn still_blank(device: &dyn ReadAt, record: &RecordBlock) -> Result<(), String> {
-    if record.overwrote {
-        return Ok(());
+    if !record.overwrote {
+        return blank(device, record.start, record.length, ProofDepth::Sampled);
     }
-    blank(device, record.start, record.length, ProofDepth::Sampled)
+    // What was overwritten by approval was wiped at both ends first: whoever used the disk since would have
+    // written there. Sectors of ours in these windows have been compared, and are left out.
+    let record_at = record_offset(record.layout, record.size, record.sector);
+    let sector = u64::from(record.sector);
+    let (head, tail) = (
+        WINDOW.min(record.size),
+        record.size - WINDOW.min(record.size),
+    );
+    let mut ours = vec![(record_at, sector)];
+    if let Ok(table) = TableImage::new(record) {
+        ours.extend(table.areas());
+    }
+    ours.sort_unstable();
+    for (window, to) in [(0, head), (tail, record.size)] {
+        let mut from = window;
+        for (start, length) in ours
+            .iter()
+            .filter(|(start, _)| (window..to).contains(start))
+        {
+            if from < *start {
+                blank(device, from, start - from, ProofDepth::Full)?;
+            }
+            from = start + length;
+        }
+        if from < to {
+            blank(device, from, to - from, ProofDepth::Full)?;
+        }
+    }
+    Ok(())
 }
 
 fn blank(device: &dyn ReadAt, start: u64, length: u64, depth: ProofDepth) -> Result<(), String> {

@@ -54,7 +54,7 @@ pub fn record_offset(layout: Layout, size: u64, sector: u32) -> u64 {
 }
 
 /// The range `(start, length)` in bytes that the filesystem gets: in the GPT layout aligned to `optimal_io`
-/// where that is a sane multiple of 4 KiB, else to 1 MiB; in the whole-disk layout from the start.
+/// where that is a multiple of 4 KiB up to 4 MiB, else to 1 MiB; in the whole-disk layout from the start.
 /// `None` when the disk is too small.
 #[must_use]
 pub fn filesystem_range(
@@ -69,7 +69,7 @@ pub fn filesystem_range(
         Layout::Disk => (0, tail),
         Layout::Gpt => {
             let optimal = u64::from(optimal_io);
-            let sane = (4096..=64 * MIB).contains(&optimal)
+            let sane = (4096..=4 * MIB).contains(&optimal)
                 && optimal.is_multiple_of(4096)
                 && optimal.is_multiple_of(u64::from(sector));
             let start = if sane {

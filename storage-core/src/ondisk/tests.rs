@@ -221,6 +221,30 @@ fn an_image_of_another_size_is_not_made_again() {
 }
 
 #[test]
+fn a_whole_disk_layout_that_has_grown_is_still_ours() {
+    let record = record(Layout::Disk, SIZE, 512);
+    let (before, commit) = protocol(&record);
+    let mut image = blank(512);
+    before
+        .iter()
+        .chain(&commit)
+        .for_each(|w| put(&mut image, w));
+    // The ext4 superblock's count of blocks of 1 KiB.
+    let blocks = u32::try_from(record.length / 1024).unwrap();
+    image.bytes[1028..1032].copy_from_slice(&blocks.to_le_bytes());
+    image.bytes.resize(image.bytes.len() + (8 << 20), 0);
+    let Own::Claim(claim) = recognise(&image, &ours(&record)) else {
+        panic!("not ours")
+    };
+    assert_eq!(claim.stage, OwnStage::Ready);
+    assert!(
+        claim.damage[0].contains("the record says"),
+        "{:?}",
+        claim.damage
+    );
+}
+
+#[test]
 fn other_tools_find_no_fault_in_the_table() {
     let record = record(Layout::Gpt, SIZE, 512);
     let mut image = blank(512);
@@ -246,6 +270,34 @@ fn other_tools_find_no_fault_in_the_table() {
         }
         Err(error) if std::env::var_os("CI").is_none() => eprintln!("SKIPPED: sgdisk: {error}"),
         Err(error) => panic!("sgdisk: {error}"),
+    }
+}
+
+#[test]
+fn an_approved_disk_that_somebody_used_after_the_wipe_is_not_finished() {
+    for layout in [Layout::Gpt, Layout::Disk] {
+        let mut record = record(layout, SIZE, 512);
+        record.overwrote = true;
+        let (before, _) = protocol(&record);
+        let mut image = blank(512);
+        // Old data in the middle is what the approval was about.
+        image.bytes[(SIZE / 2) as usize] = 1;
+        for write in before.iter().take(before.len() - 1) {
+            put(&mut image, write);
+            let own = recognise(&image, &Content::default());
+            assert_eq!(
+                stage(&own),
+                Some(OwnStage::TableUnfinished),
+                "{}: {own:?}",
+                write.what
+            );
+        }
+        for at in [2 << 20, SIZE - (3 << 20)] {
+            let mut used = image.clone();
+            used.bytes[at as usize] = 1;
+            let own = recognise(&used, &Content::default());
+            assert!(matches!(own, Own::Broken(_)), "byte {at}: {own:?}");
+        }
     }
 }
 

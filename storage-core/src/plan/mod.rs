@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::classify::changed_parts;
 use crate::model::{
     BlockDevice, Classification, DevNum, DiskId, DiskName, FilesystemKind, KernelName, Layout,
     Mount, Observation, Own, OwnClaim, OwnStage, Persist, Policy, Verdict, VerdictKind,
@@ -402,13 +403,25 @@ fn unmet_approvals(classification: &Classification, policy: &Policy) -> Vec<Stri
         let why = match disk {
             None => "no such disk is on this node".to_owned(),
             Some(disk) if disk.approved => continue,
-            Some(disk) if disk.hash.as_deref() != Some(approval.hash.as_str()) => format!(
-                "what was observed on {} has changed: its hash is {} now; look at it again before approving",
-                disk.device,
-                disk.hash.as_deref().unwrap_or("unknown")
-            ),
             // Spent: the disk became ours, or there is nothing to overwrite.
             Some(disk) if matches!(disk.kind, VerdictKind::Ours | VerdictKind::Blank) => continue,
+            Some(disk)
+                if !disk
+                    .hash
+                    .as_deref()
+                    .is_some_and(|now| now.eq_ignore_ascii_case(&approval.hash)) =>
+            {
+                let now = disk.hash.as_deref().unwrap_or("unknown");
+                let parts = changed_parts(&approval.hash, now);
+                let what = match parts.as_slice() {
+                    [] => String::new(),
+                    parts => format!(" ({})", parts.join(", ")),
+                };
+                format!(
+                    "what was observed on {} has changed{what}: its hash is {now} now; look at it again before approving",
+                    disk.device
+                )
+            }
             Some(disk) => format!("{} is {}, which no approval lifts", disk.device, disk.kind),
         };
         unmet.push(format!(
@@ -454,5 +467,7 @@ impl fmt::Display for Plan {
     }
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

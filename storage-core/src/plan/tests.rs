@@ -28,7 +28,7 @@ fn verdict(device: &BlockDevice, kind: VerdictKind) -> Verdict {
         reasons: vec![],
         checks: vec![],
         disk_id: Some(DiskId::new(&format!("serial-{}", device.name)).unwrap()),
-        hash: Some("0123456789abcdef".to_owned()),
+        hash: Some("0123456789abcdef01234567".to_owned()),
         approvable: false,
         approved: false,
         needs_proof: false,
@@ -270,7 +270,15 @@ fn approvals_that_nothing_answers_to_are_said() {
     let planned = plan(&observation, &classification, &policy);
     assert!(planned.refused[0].contains("no such disk"), "{planned}");
     assert!(
-        planned.refused[1].contains("its hash is 0123456789abcdef now"),
+        planned.refused[1].contains("its hash is 0123456789abcdef01234567 now"),
+        "{planned}"
+    );
+    policy.approvals[1].hash = "fedcba98765432100155456a".to_owned();
+    let planned = plan(&observation, &classification, &policy);
+    assert!(
+        planned.refused[1].contains(
+            "has changed (the partition table, the data at the places that are looked at): its"
+        ),
         "{planned}"
     );
 }

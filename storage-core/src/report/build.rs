@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use super::words;
 use super::{
-    CheckReport, DiskReport, NodeReport, OutcomeReport, PartitionReport, ProofReport, ReasonReport,
-    SCHEMA, StepReport, Summary, WitnessReport,
+    CheckReport, DiskReport, DmReport, GptReport, LocationReport, MdReport, NodeReport,
+    OutcomeReport, PartitionReport, ProofReport, ReasonReport, SCHEMA, SignatureReport, StepReport,
+    Summary, TableReport, WitnessReport,
 };
 use crate::apply::{Effect, Outcome, Retry};
 use crate::model::{
-    Blankness, BlockDevice, Check, CheckResult, Classification, KernelName, Observation, Own,
-    Partition, Reason, Verdict, VerdictKind,
+    Blankness, BlockDevice, Check, CheckResult, Classification, DmInfo, DmKind, KernelName, MdInfo,
+    Observation, Own, Partition, PartitionTable, Reason, Signature, SignatureClass, Verdict,
+    VerdictKind,
 };
 use crate::plan::{Basis, DiskPlan, Plan, Step};
 
@@ -109,6 +111,7 @@ fn build(
             missing: seen.missing.clone(),
         },
         node_reasons: classification.node.iter().map(reason).collect(),
+        notes: classification.notes.iter().map(reason).collect(),
         errors: strings(&observation.host.errors),
         refused: plan.refused.clone(),
         summary: summary(&disks, outcomes),
@@ -173,12 +176,23 @@ impl Input<'_> {
             serial: device.ids.serial.clone(),
             wwn: device.ids.wwn.clone(),
             firmware: device.ids.firmware.clone(),
+            location: LocationReport {
+                hctl: device.location.hctl.clone(),
+                pci: device.location.pci.clone(),
+                numa: device.location.numa,
+            },
+            diskseq: device.diskseq,
             links: device.links.clone(),
-            holders: strings(&device.holders),
-            slaves: strings(&device.slaves),
+            holders: names(&device.holders),
+            slaves: names(&device.slaves),
+            dm: device.dm.as_ref().map(dm),
+            md: device.md.as_ref().map(md),
+            bcache: device.bcache,
             backing_file: device.loop_info.as_ref().map(|l| l.backing_file.clone()),
             mount_points: words::mount_points(&self.observation.host.mounts, device),
             contents: words::contents(&device.content),
+            table: device.content.table.as_ref().map(table),
+            signatures: device.content.signatures.iter().map(signature).collect(),
             partitions: self.partitions(device),
             verdict: verdict.map_or(VerdictKind::Unknown, |v| v.kind).to_string(),
             reasons: self.reasons(verdict),
@@ -244,11 +258,14 @@ impl Input<'_> {
         entry.device = Some(device.name.to_string());
         entry.size = device.size.or(entry.size);
         entry.mount_points = words::mount_points(&self.observation.host.mounts, device);
-        entry.holders = strings(&device.holders);
+        entry.holders = names(&device.holders);
         entry.verdict = verdict.map(|v| v.kind.to_string());
         entry.reasons = self.reasons(verdict);
         if entry.contents.is_empty() || !device.content.signatures.is_empty() {
             entry.contents = words::contents(&device.content);
+        }
+        if !device.content.signatures.is_empty() {
+            entry.signatures = device.content.signatures.iter().map(signature).collect();
         }
     }
 }
@@ -262,8 +279,74 @@ fn from_table(partition: &Partition) -> PartitionReport {
         name: partition.name.clone().filter(|n| !n.is_empty()),
         guid: partition.guid.map(|g| g.to_string()),
         contents: words::partition_contents(&partition.signatures),
+        signatures: partition.signatures.iter().map(signature).collect(),
         ..PartitionReport::default()
     }
+}
+
+fn dm(info: &DmInfo) -> DmReport {
+    let kind = match info.kind {
+        DmKind::Lvm => "lvm",
+        DmKind::Crypt => "crypt",
+        DmKind::Multipath => "multipath",
+        DmKind::Partition => "partition",
+        DmKind::Other => "other",
+    };
+    DmReport {
+        name: info.name.clone(),
+        uuid: info.uuid.clone(),
+        kind: kind.to_owned(),
+    }
+}
+
+fn md(info: &MdInfo) -> MdReport {
+    MdReport {
+        level: info.level.clone(),
+        state: info.state.clone(),
+        raid_disks: info.raid_disks,
+        members: names(&info.members),
+    }
+}
+
+fn table(table: &PartitionTable) -> TableReport {
+    TableReport {
+        kind: table.label.clone(),
+        id: table.id.clone(),
+        gpt: table.gpt.map(|gpt| GptReport {
+            primary: gpt.primary,
+            backup: gpt.backup,
+            agree: gpt.agree,
+            hybrid: gpt.hybrid,
+        }),
+        truncated: table.truncated,
+        faults: table.faults.clone(),
+    }
+}
+
+fn signature(found: &Signature) -> SignatureReport {
+    let class = match found.class {
+        SignatureClass::Filesystem => "filesystem",
+        SignatureClass::Raid => "raid",
+        SignatureClass::Crypto => "crypto",
+        SignatureClass::Swap => "swap",
+        SignatureClass::Container => "container",
+        SignatureClass::PartitionTable => "partition-table",
+    };
+    SignatureReport {
+        kind: found.kind.clone(),
+        class: class.to_owned(),
+        offset: found.offset,
+        label: found.label.clone(),
+        uuid: found.uuid.clone(),
+        version: found.version.clone(),
+    }
+}
+
+/// Kernel names as people sort them.
+fn names(items: &[KernelName]) -> Vec<String> {
+    let mut names = strings(items);
+    names.sort_by_cached_key(|name| words::natural(name));
+    names
 }
 
 fn strings<T: ToString>(items: &[T]) -> Vec<String> {

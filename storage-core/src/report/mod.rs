@@ -32,6 +32,9 @@ pub struct NodeReport {
     pub witnesses: WitnessReport,
     /// Reasons for which nothing on the whole node may be taken; empty normally.
     pub node_reasons: Vec<ReasonReport>,
+    /// What else an operator should know of the node: mounts below the mount root whose device is gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<ReasonReport>,
     /// Reads that failed and concern no single device.
     pub errors: Vec<String>,
     /// Requests that cannot be carried out, such as an approval of a disk that has changed.
@@ -148,6 +151,12 @@ pub struct DiskReport {
     /// Firmware revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub firmware: Option<String>,
+    /// Where it is plugged in, as far as the kernel says.
+    #[serde(default, skip_serializing_if = "LocationReport::is_empty")]
+    pub location: LocationReport,
+    /// Number that the kernel gives a disk once per boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diskseq: Option<u64>,
     /// Names below `/dev/disk` that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<String>,
@@ -157,6 +166,15 @@ pub struct DiskReport {
     /// Devices that it is built on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub slaves: Vec<String>,
+    /// Device-mapper attributes; only of a device-mapper device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dm: Option<DmReport>,
+    /// Software RAID attributes; only of an md device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub md: Option<MdReport>,
+    /// Whether it is a member of a bcache, as sysfs says.
+    #[serde(default)]
+    pub bcache: bool,
     /// Backing file of a loop device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backing_file: Option<String>,
@@ -165,6 +183,12 @@ pub struct DiskReport {
     pub mount_points: Vec<String>,
     /// What is on it, in words.
     pub contents: String,
+    /// The partition table, as read from the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<TableReport>,
+    /// Signatures on the device itself, by offset.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signatures: Vec<SignatureReport>,
     /// Its partitions, from the table on the disk and from the kernel.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub partitions: Vec<PartitionReport>,
@@ -233,6 +257,9 @@ pub struct PartitionReport {
     pub guid: Option<String>,
     /// What is in it, in words.
     pub contents: String,
+    /// Signatures in it, offsets from its first byte.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signatures: Vec<SignatureReport>,
     /// Where it is mounted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mount_points: Vec<String>,
@@ -245,6 +272,125 @@ pub struct PartitionReport {
     /// Every reason for that verdict.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<ReasonReport>,
+}
+
+/// Where a disk is plugged in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct LocationReport {
+    /// SCSI address, `host:channel:target:lun`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hctl: Option<String>,
+    /// PCI address of the controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pci: Option<String>,
+    /// NUMA node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numa: Option<i32>,
+}
+
+impl LocationReport {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Device-mapper attributes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct DmReport {
+    /// Name of the map.
+    pub name: String,
+    /// UUID of the map; empty when its creator set none.
+    pub uuid: String,
+    /// `lvm`, `crypt`, `multipath`, `partition` or `other`, from the UUID's prefix.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(extend("enum" = ["lvm", "crypt", "multipath", "partition", "other"]))
+    )]
+    pub kind: String,
+}
+
+/// Software RAID attributes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct MdReport {
+    /// `raid1`, `raid5`, `linear`, …; empty while the array is inactive.
+    pub level: String,
+    /// The kernel's `array_state`.
+    pub state: String,
+    /// Number of member slots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raid_disks: Option<u32>,
+    /// Names of the member devices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<String>,
+}
+
+/// A partition table.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct TableReport {
+    /// Kind as libblkid names it: `gpt`, `dos`, `mac`, …
+    pub kind: String,
+    /// Disk GUID, or the DOS disk id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Which copies of a GPT are intact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpt: Option<GptReport>,
+    /// Whether it states more partitions than are listed.
+    #[serde(default)]
+    pub truncated: bool,
+    /// What is wrong with it, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<String>,
+}
+
+/// Which copies of a GPT are intact.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct GptReport {
+    /// The header at LBA 1 and its entries are valid.
+    pub primary: bool,
+    /// The header at the last LBA, or where the primary points, and its entries are valid.
+    pub backup: bool,
+    /// Both are valid and say the same.
+    pub agree: bool,
+    /// The protective MBR holds more than the protective entry.
+    pub hybrid: bool,
+}
+
+/// A magic that was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct SignatureReport {
+    /// libblkid's name of it, where it has one: `ext4`, `LVM2_member`, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `filesystem`, `raid`, `crypto`, `swap`, `container` or `partition-table`.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(extend("enum" = ["filesystem", "raid", "crypto", "swap", "container", "partition-table"]))
+    )]
+    pub class: String,
+    /// Offset of the magic in bytes.
+    pub offset: u64,
+    /// Label, as the disk says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// UUID as libblkid prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// Version or level, where it tells members apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
 }
 
 /// The proof that a disk is blank.

@@ -3,9 +3,9 @@ use std::time::Duration;
 use super::*;
 use crate::apply::{Effect, Outcome, Retry};
 use crate::model::{
-    BlockDevice, Classification, Content, DevNum, DiskId, DiskName, KernelName, Mount, Observation,
-    Partition, PartitionOf, PartitionTable, Reason, Signature, SignatureClass, TableKind, Verdict,
-    VerdictKind,
+    BlockDevice, Classification, Content, DevNum, DiskId, DiskName, DmInfo, DmKind, GptState,
+    KernelName, Mount, Observation, Partition, PartitionOf, PartitionTable, Reason, Signature,
+    SignatureClass, TableKind, Verdict, VerdictKind,
 };
 use crate::plan::{Basis, DiskPlan, Plan, Step};
 
@@ -162,6 +162,49 @@ fn partitions_stand_under_their_disk_even_when_the_kernel_does_not_show_them() {
 }
 
 #[test]
+fn what_is_on_a_disk_and_how_it_is_built_is_told_as_data() {
+    let (mut observation, classification) = two_disks();
+    let sda = observation.devices.get_mut(&name("sda")).unwrap();
+    sda.location.hctl = Some("0:0:0:0".to_owned());
+    sda.diskseq = Some(7);
+    sda.holders = vec![name("dm-10"), name("dm-2")];
+    sda.dm = Some(DmInfo {
+        name: "vg-lv".to_owned(),
+        uuid: "LVM-x".to_owned(),
+        kind: DmKind::Lvm,
+    });
+    sda.content.table.as_mut().unwrap().gpt = Some(GptState {
+        primary: true,
+        backup: false,
+        agree: false,
+        hybrid: false,
+    });
+    let producer = Producer {
+        node: "n1",
+        version: "0.1.0",
+    };
+    let report = report(
+        producer,
+        &observation,
+        &classification,
+        &plan(),
+        &[],
+        Detail::Normal,
+    );
+    let json = serde_json::to_value(&report.disks[0]).unwrap();
+    assert_eq!(json["location"]["hctl"], "0:0:0:0");
+    assert_eq!(json["diskseq"], 7);
+    assert_eq!(json["holders"], serde_json::json!(["dm-2", "dm-10"]));
+    assert_eq!(json["dm"]["kind"], "lvm");
+    assert_eq!(json["table"]["kind"], "gpt");
+    assert_eq!(json["table"]["gpt"]["backup"], false);
+    let signature = &json["partitions"][1]["signatures"][0];
+    assert_eq!(signature["type"], "ext4");
+    assert_eq!(signature["class"], "filesystem");
+    assert_eq!(signature["offset"], 1080);
+}
+
+#[test]
 fn a_planned_disk_says_what_will_be_done_and_the_summary_counts_it() {
     let report = build(&[]);
     let sdb = &report.disks[1];
@@ -202,9 +245,13 @@ fn the_approval_is_ready_to_be_copied() {
 
 #[test]
 fn numbers_in_names_sort_as_numbers() {
-    let mut names = ["loop10", "sdb", "loop2", "nvme10n1", "nvme2n1", "sda"];
+    let mut names = [
+        "loop10", "sdaa", "sdb", "loop2", "sda1", "nvme10n1", "nvme2n1", "sda",
+    ];
     names.sort_by_cached_key(|n| words::natural(n));
-    let sorted = ["loop2", "loop10", "nvme2n1", "nvme10n1", "sda", "sdb"];
+    let sorted = [
+        "loop2", "loop10", "nvme2n1", "nvme10n1", "sda", "sda1", "sdb", "sdaa",
+    ];
     assert_eq!(names, sorted);
 }
 

@@ -163,10 +163,29 @@ pub fn proof_sentence(proof: &BlankProof) -> String {
     )
 }
 
-/// Sort key that counts numbers as numbers: `loop2` before `loop10`.
+/// Disks that the kernel counts in letters.
+const LETTERED: [&str; 4] = ["xvd", "sd", "vd", "hd"];
+
+/// Sort key that counts as the kernel does: `loop2` before `loop10`, `sdb` before `sdaa`.
 pub(super) fn natural(name: &str) -> Vec<(String, u64)> {
     let mut parts = Vec::new();
     let mut rest = name;
+    if let Some((kind, tail)) = LETTERED
+        .iter()
+        .find_map(|kind| Some((*kind, name.strip_prefix(kind)?)))
+    {
+        let end = tail
+            .find(|c: char| !c.is_ascii_lowercase())
+            .unwrap_or(tail.len());
+        let (letters, tail) = tail.split_at(end);
+        if (1..=8).contains(&letters.len()) {
+            let number = letters
+                .bytes()
+                .fold(0, |n: u64, b| n * 26 + u64::from(b - b'a') + 1);
+            parts.push((kind.to_owned(), number));
+            rest = tail;
+        }
+    }
     while !rest.is_empty() {
         let digits = rest
             .find(|c: char| c.is_ascii_digit())

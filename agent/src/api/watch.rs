@@ -1,0 +1,196 @@
+//! Following one object by name: read it, then watch it from there; read again when the watch ends.
+//!
+//! kube's watcher lists first; a list of nodes needs a right that the agent has no other use for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::TryStreamExt;
+use kube::core::WatchEvent;
+use kube::core::params::WatchParams;
+use serde_json::Value;
+use tokio::sync::watch::Sender;
+
+use super::{Api, Object, Trouble, draw, pause};
+
+/// What is known of an object.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum Seen<T> {
+    /// Nothing yet.
+    #[default]
+    Unknown,
+    /// Nothing at the moment, and why.
+    Lost(String),
+    /// The resource does not exist: its CRD is not installed.
+    NoResource,
+    /// The object does not exist.
+    Absent,
+    /// The object.
+    Present(Arc<T>),
+}
+
+impl<T> Seen<T> {
+    /// The object, if it is there.
+    #[must_use]
+    pub fn present(&self) -> Option<&Arc<T>> {
+        match self {
+            Self::Present(object) => Some(object),
+            Self::Unknown | Self::Lost(_) | Self::NoResource | Self::Absent => None,
+        }
+    }
+}
+
+/// How long the server keeps a watch open: 4 to 5 minutes, so that agents that started together drift apart.
+fn watch_seconds() -> u32 {
+    // In range by construction.
+    240 + Duration::from_secs(50)
+        .mul_f64(draw())
+        .as_secs()
+        .try_into()
+        .unwrap_or(0_u32)
+}
+
+/// A watch that lived so long ends the count of failures.
+const HEALTHY: Duration = Duration::from_secs(10);
+
+/// How often a missing CRD is looked for.
+const NO_RESOURCE: Duration = Duration::from_secs(60);
+
+/// Follows an object for ever. Each state goes to `seen` if it differs from the last.
+pub async fn follow<T: PartialEq>(
+    api: &Api,
+    object: Object,
+    decode: impl Fn(Value) -> Result<T, Trouble>,
+    seen: &Sender<Seen<T>>,
+) {
+    let mut failures: u32 = 0;
+    loop {
+        let version = match api.get(object).await {
+            Ok(value) => {
+                let version = resource_version(&value);
+                show(seen, decode(value));
+                version
+            }
+            Err(Trouble::NotFound) => {
+                publish(seen, Seen::Absent);
+                // From any version: an object made since comes as the first event.
+                "0".to_owned()
+            }
+            Err(Trouble::NoResource) => {
+                publish(seen, Seen::NoResource);
+                tokio::time::sleep(NO_RESOURCE.mul_f64(0.5 + draw())).await;
+                continue;
+            }
+            Err(trouble) => {
+                failures = failures.saturating_add(1);
+                tracing::warn!(?object, %trouble, failures, "cannot read the object");
+                publish(seen, Seen::Lost(trouble.to_string()));
+                tokio::time::sleep(trouble.rest(failures).mul_f64(0.5 + draw())).await;
+                continue;
+            }
+        };
+        let began = Instant::now();
+        let ended = watch(api, object, &version, &decode, seen).await;
+        if began.elapsed() > HEALTHY {
+            failures = 0;
+        }
+        match ended {
+            Ok(()) => failures = 0,
+            Err(Trouble::Expired) => tracing::debug!(?object, "the watch expired"),
+            Err(trouble) => {
+                failures = failures.saturating_add(1);
+                tracing::debug!(?object, %trouble, failures, "the watch broke");
+                tokio::time::sleep(pause(failures.min(7), Duration::from_secs(30))).await;
+            }
+        }
+    }
+}
+
+fn resource_version(value: &Value) -> String {
+    let version = value
+        .pointer("/metadata/resourceVersion")
+        .and_then(Value::as_str);
+    version.unwrap_or("0").to_owned()
+}
+
+fn publish<T: PartialEq>(seen: &Sender<Seen<T>>, state: Seen<T>) {
+    seen.send_if_modified(|last| {
+        let differs = *last != state;
+        *last = state;
+        differs
+    });
+}
+
+fn show<T: PartialEq>(seen: &Sender<Seen<T>>, decoded: Result<T, Trouble>) {
+    let state = match decoded {
+        Ok(object) => Seen::Present(Arc::new(object)),
+        // An object that cannot be read must not pass for one that is not there.
+        Err(trouble) => Seen::Lost(trouble.to_string()),
+    };
+    publish(seen, state);
+}
+
+async fn watch<T: PartialEq>(
+    api: &Api,
+    object: Object,
+    version: &str,
+    decode: &impl Fn(Value) -> Result<T, Trouble>,
+    seen: &Sender<Seen<T>>,
+) -> Result<(), Trouble> {
+    let seconds = watch_seconds();
+    let params = WatchParams::default()
+        .fields(&format!("metadata.name={}", api.node))
+        .timeout(seconds);
+    let (name, request) = match object {
+        Object::Node => ("watch-node", Api::nodes().watch_metadata(&params, version)),
+        Object::Longhorn => (
+            "watch-longhorn-node",
+            api.longhorn_nodes().watch(&params, version),
+        ),
+    };
+    let request = request.map_err(Trouble::request)?;
+    let opened = tokio::time::timeout(api.deadline, api.client.request_events::<Value>(request));
+    let stream = match opened.await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            let trouble = of_error(&error);
+            api.metrics.request(name, trouble.label(), None);
+            return Err(trouble);
+        }
+        Err(_) => {
+            api.metrics.request(name, "timed-out", None);
+            return Err(Trouble::TimedOut);
+        }
+    };
+    api.metrics.request(name, "ok", None);
+    let mut stream = std::pin::pin!(stream);
+    // The server ends the watch by itself; a connection that died silently is left after this.
+    let silence = Duration::from_secs(u64::from(seconds) + 30);
+    loop {
+        let event = match tokio::time::timeout(silence, stream.try_next()).await {
+            Ok(Ok(Some(event))) => event,
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(error)) => return Err(of_error(&error)),
+            Err(_) => return Err(Trouble::TimedOut),
+        };
+        match event {
+            WatchEvent::Added(value) | WatchEvent::Modified(value) => show(seen, decode(value)),
+            WatchEvent::Deleted(_) => publish(seen, Seen::Absent),
+            WatchEvent::Bookmark(_) => {}
+            WatchEvent::Error(status) => {
+                let body = serde_json::to_vec(&status).unwrap_or_default();
+                return Err(Trouble::of(status.code, &http::HeaderMap::new(), &body));
+            }
+        }
+    }
+}
+
+fn of_error(error: &kube::Error) -> Trouble {
+    match error {
+        kube::Error::Api(status) => {
+            let body = serde_json::to_vec(status).unwrap_or_default();
+            Trouble::of(status.code, &http::HeaderMap::new(), &body)
+        }
+        other => Trouble::lost(other),
+    }
+}

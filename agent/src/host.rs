@@ -1,0 +1,811 @@
+//! One pass over the host, through `storage-core`, and what of it the agent works with.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use storage_core::apply::{self, Effect, Outcome, Retry};
+use storage_core::host::HostRoot;
+use storage_core::model::{
+    Approval, BlockDevice, ContentState, DiskId, DiskName, KernelName, Mount, Observation, Own,
+    OwnStage, Policy, SignatureClass, Verdict, VerdictKind,
+};
+use storage_core::observe::Observer;
+use storage_core::pipeline::{self, Survey};
+use storage_core::plan::Plan;
+use storage_core::progress::{Event, Progress};
+use uuid::Uuid;
+
+use crate::longhorn::{DiskConfig, HostDisk, Presence};
+use crate::view::{DiskView, Notice};
+
+/// What a pass is asked to do.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Request {
+    /// Consents that were spent for this pass.
+    pub approvals: Vec<Approval>,
+    /// Whether to carry the plan out. Without, nothing is written.
+    pub act: bool,
+    /// Identity of the cluster.
+    pub cluster: Option<Uuid>,
+    /// Whether to look at everything anew, remembering nothing.
+    pub forget: bool,
+}
+
+/// What a pass found and did.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Findings {
+    /// The whole disks.
+    pub disks: Vec<DiskView>,
+    /// Those that Longhorn may get.
+    pub registrable: Vec<HostDisk>,
+    /// Whether the pass saw the whole host, so that a disk that is not among them is gone.
+    pub complete: bool,
+    /// What concerns the node as a whole.
+    pub problems: Vec<String>,
+    /// Answers to the approvals.
+    pub notices: Vec<Notice>,
+    /// Whether something failed that may succeed without anybody's help.
+    pub retry: bool,
+}
+
+/// Looks at the host and works on it. Blocks.
+pub trait Host: Send + 'static {
+    /// One pass.
+    fn pass(&mut self, request: &Request) -> Findings;
+}
+
+/// The host that the library sees.
+#[derive(Debug)]
+pub struct RealHost {
+    observer: Observer,
+    root: HostRoot,
+    policy: Policy,
+    rests: Rests,
+}
+
+/// Disks on which work failed, and how long each is left alone. Work that fails halfway causes uevents, which wake the
+/// loop: without a rest it would be tried again at once, for ever.
+#[derive(Debug, Default)]
+pub struct Rests(BTreeMap<DiskId, Rest>);
+
+#[derive(Debug)]
+struct Rest {
+    until: Instant,
+    failures: u32,
+    why: String,
+}
+
+/// First and longest rest of a disk; it doubles with each failure.
+const REST: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
+
+impl Rests {
+    /// Leaves out of a plan what rests, unless it is approved anew. Forgets what is not planned any more.
+    pub fn filter(&mut self, plan: &mut Plan, approvals: &[Approval], now: Instant) {
+        self.0
+            .retain(|id, _| plan.disks.iter().any(|d| d.disk_id == *id));
+        plan.disks.retain(|disk| {
+            let approved = approvals.iter().any(|a| a.disk == disk.disk_id);
+            approved
+                || self
+                    .0
+                    .get(&disk.disk_id)
+                    .is_none_or(|rest| now >= rest.until)
+        });
+    }
+
+    /// Takes note of what became of a plan.
+    pub fn note(&mut self, plan: &Plan, outcomes: &[Outcome], now: Instant) {
+        for disk in &plan.disks {
+            let Some(why) = failure_of(&disk.device, outcomes) else {
+                self.0.remove(&disk.disk_id);
+                continue;
+            };
+            let failures = self.0.get(&disk.disk_id).map_or(0, |r| r.failures);
+            let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
+            let until = now + REST.0.saturating_mul(factor).min(REST.1);
+            let failures = failures.saturating_add(1);
+            self.0.insert(
+                disk.disk_id.clone(),
+                Rest {
+                    until,
+                    failures,
+                    why,
+                },
+            );
+        }
+    }
+
+    /// What went wrong with a disk that rests.
+    #[must_use]
+    pub fn why(&self, disk_id: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(id, _)| id.as_str() == disk_id)
+            .map(|(_, rest)| rest.why.as_str())
+    }
+}
+
+fn failure_of(device: &KernelName, outcomes: &[Outcome]) -> Option<String> {
+    outcomes
+        .iter()
+        .filter(|o| o.device == *device)
+        .find_map(|o| match &o.effect {
+            Effect::Failed { error, .. } => Some(error.clone()),
+            Effect::Refused { reason } => Some(format!("{}: refused: {reason}", o.text)),
+            Effect::Changed | Effect::AlreadySo => None,
+        })
+}
+
+struct Log;
+
+impl Progress for Log {
+    fn event(&self, event: &Event) {
+        match event {
+            Event::StepStarted { device, name, step } => {
+                tracing::info!(%device, %name, step, "step started");
+            }
+            Event::StepProgress {
+                device,
+                step,
+                elapsed,
+                note,
+            } => {
+                tracing::info!(%device, step, ?elapsed, note, "step is at work");
+            }
+            Event::StepEnded(outcome) => {
+                tracing::info!(
+                    device = %outcome.device, name = %outcome.name, step = outcome.step,
+                    elapsed = ?outcome.elapsed, text = outcome.text, effect = %outcome.effect, "step ended"
+                );
+            }
+            other => tracing::trace!(?other, "progress"),
+        }
+    }
+}
+
+impl RealHost {
+    /// The host below `root`, judged by `policy`.
+    #[must_use]
+    pub fn new(root: HostRoot, policy: Policy) -> Self {
+        Self {
+            observer: Observer::new(root.clone()),
+            root,
+            policy,
+            rests: Rests::default(),
+        }
+    }
+}
+
+impl Host for RealHost {
+    fn pass(&mut self, request: &Request) -> Findings {
+        if request.forget {
+            self.observer.forget();
+            self.rests = Rests::default();
+        }
+        let mut policy = self.policy.clone();
+        policy.cluster = request.cluster.or(policy.cluster);
+        policy.approvals.extend(request.approvals.iter().cloned());
+        let mut survey = pipeline::survey(&mut self.observer, &policy, &Log);
+        let refused = survey.plan.refused.clone();
+        let mut outcomes = Vec::new();
+        let mut problem = None;
+        let mut retry = false;
+        self.rests
+            .filter(&mut survey.plan, &request.approvals, Instant::now());
+        if request.act && !survey.plan.is_empty() {
+            match apply::apply(&survey.plan, &self.root, &policy, &Log) {
+                Ok(done) => {
+                    self.rests.note(&survey.plan, &done, Instant::now());
+                    outcomes = done;
+                }
+                // Somebody runs the command by hand: his turn.
+                Err(error) if error.retry() == Retry::Later => {
+                    tracing::warn!(%error, "nothing was done; will be tried again");
+                    retry = true;
+                }
+                Err(error) => problem = Some(error.to_string()),
+            }
+            survey = pipeline::survey(&mut self.observer, &policy, &Log);
+        }
+        let own_mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let mut findings = findings(&survey, &outcomes, &policy, &own_mounts);
+        for disk in &mut findings.registrable {
+            if disk.presence == Presence::Mounted {
+                disk.config = disk_config(&self.root.resolve(Path::new(&disk.path)));
+            }
+        }
+        findings.notices = answers(&request.approvals, &refused, &outcomes, &survey);
+        for disk in &mut findings.disks {
+            let rest = disk.disk_id.as_deref().and_then(|id| self.rests.why(id));
+            if let Some(why) = rest {
+                disk.failure = Some(why.to_owned());
+                retry = true;
+            }
+        }
+        findings.problems.extend(problem);
+        findings.retry |= retry;
+        findings
+    }
+}
+
+/// What the agent takes from a survey. `own_mounts` is the agent's own `/proc/self/mountinfo`.
+#[must_use]
+pub fn findings(
+    survey: &Survey,
+    outcomes: &[Outcome],
+    policy: &Policy,
+    own_mounts: &str,
+) -> Findings {
+    let Survey {
+        observation,
+        classification,
+        ..
+    } = survey;
+    let mut findings = Findings {
+        complete: observation.witnesses.sysfs
+            && observation.witnesses.mountinfo
+            && observation.host.errors.is_empty(),
+        problems: classification
+            .node
+            .iter()
+            .chain(&classification.notes)
+            .map(|r| r.text.clone())
+            .collect(),
+        retry: outcomes.iter().any(|o| {
+            matches!(
+                &o.effect,
+                Effect::Failed {
+                    retry: Retry::Later,
+                    ..
+                }
+            )
+        }),
+        ..Findings::default()
+    };
+    findings
+        .problems
+        .extend(observation.host.errors.iter().map(ToString::to_string));
+    findings.problems.extend(
+        observation
+            .host
+            .mount_root
+            .faults
+            .iter()
+            .map(|fault| format!("mount root {}: {fault}", policy.mount_root.display())),
+    );
+    // What was asked for and cannot be done was answered by an event; here it would stay for ever.
+    for device in observation.devices.values().filter(|d| d.is_whole_disk()) {
+        let Some(verdict) = classification.verdicts.get(&device.name) else {
+            continue;
+        };
+        let registrable = registrable(survey, device, verdict, policy, own_mounts);
+        findings.disks.push(disk_view(
+            device,
+            verdict,
+            outcomes,
+            policy,
+            registrable.first(),
+        ));
+        findings.registrable.extend(registrable);
+        // A disk that could not be read may be one of ours.
+        findings.complete &= !matches!(device.content.state, ContentState::Failed(_))
+            || verdict.kind == VerdictKind::System;
+    }
+    for disk in &findings.registrable {
+        if let Presence::NotMounted(why) = &disk.presence
+            && why.contains(PROPAGATION)
+        {
+            findings.problems.push(format!("{}: {why}", disk.path));
+        }
+    }
+    findings.problems.dedup();
+    findings
+}
+
+const PROPAGATION: &str = "mountPropagation: Bidirectional";
+
+fn disk_view(
+    device: &BlockDevice,
+    verdict: &Verdict,
+    outcomes: &[Outcome],
+    policy: &Policy,
+    ours: Option<&HostDisk>,
+) -> DiskView {
+    let failure = failure_of(&device.name, outcomes);
+    let named = matches!(
+        verdict.kind,
+        VerdictKind::Ours | VerdictKind::Adopted | VerdictKind::Blank
+    );
+    let approval = match (&verdict.disk_id, &verdict.hash) {
+        (Some(id), Some(hash)) if verdict.approvable => Some(format!("{id}@{hash}")),
+        _ => None,
+    };
+    let claimed = match &device.content.own {
+        Own::Claim(claim) => Some(claim.name().to_string()),
+        Own::None | Own::Broken(_) => None,
+    };
+    DiskView {
+        device: device.name.to_string(),
+        name: ours.map(|d| d.name.to_string()).or(claimed),
+        disk_id: verdict.disk_id.as_ref().map(ToString::to_string),
+        verdict: Some(verdict.kind),
+        reasons: verdict.reasons.iter().map(|r| r.text.clone()).collect(),
+        remedy: verdict.reasons.first().and_then(|r| r.remedy.clone()),
+        approval,
+        size: device.size,
+        model: device.ids.model.clone(),
+        transport: device.transport.to_string(),
+        path: ours
+            .filter(|d| d.presence == Presence::Mounted)
+            .map(|d| d.path.clone()),
+        failure,
+        longhorn: None,
+        notable: named || policy.transports.contains(&device.transport),
+    }
+}
+
+fn registrable(
+    survey: &Survey,
+    disk: &BlockDevice,
+    verdict: &Verdict,
+    policy: &Policy,
+    own_mounts: &str,
+) -> Vec<HostDisk> {
+    let observation = &survey.observation;
+    let rule = verdict.selected_by.as_ref();
+    let (tags, reserved) = (
+        rule.map(|r| r.tags.clone()).unwrap_or_default(),
+        rule.and_then(|r| r.storage_reserved.clone()),
+    );
+    let new = |name: &DiskName, id: String, carrier: Option<&BlockDevice>, capacity: u64| {
+        let path = policy.mount_root.join(name.as_str());
+        HostDisk {
+            name: name.clone(),
+            id,
+            presence: presence(observation, carrier, &path, own_mounts),
+            path: path.to_string_lossy().into_owned(),
+            capacity,
+            tags: tags.clone(),
+            reserved: reserved.clone(),
+            config: DiskConfig::Absent,
+        }
+    };
+    match (&disk.content.own, verdict.kind) {
+        (Own::Claim(claim), VerdictKind::Ours) if claim.stage == OwnStage::Ready => {
+            let carrier = disk
+                .partition_named(&observation.devices, 1)
+                .or((claim.start == 0).then_some(disk));
+            let id = claim.record.filesystem_uuid().to_string();
+            vec![new(claim.name(), id, carrier, claim.length)]
+        }
+        _ => adopted(survey, disk, policy)
+            .map(|(name, carrier)| {
+                let id = filesystem_uuid(carrier).unwrap_or_else(|| carrier.dev.to_string());
+                new(&name, id, Some(carrier), carrier.size.unwrap_or(0))
+            })
+            .collect(),
+    }
+}
+
+/// The filesystems of a disk that others mounted directly below the mount root: on itself or on a partition.
+fn adopted<'a>(
+    survey: &'a Survey,
+    disk: &'a BlockDevice,
+    policy: &'a Policy,
+) -> impl Iterator<Item = (DiskName, &'a BlockDevice)> {
+    let Survey {
+        observation,
+        classification,
+        ..
+    } = survey;
+    let partitions = disk
+        .partitions
+        .iter()
+        .filter_map(|name| observation.devices.get(name));
+    std::iter::once(disk)
+        .chain(partitions)
+        .filter_map(|device| {
+            let verdict = classification.verdicts.get(&device.name)?;
+            let mount = observation.host.mounts.iter().find(|m| {
+                m.dev == device.dev
+                    && m.root == "/"
+                    && Path::new(&m.point).parent() == Some(policy.mount_root.as_path())
+            })?;
+            let name = Path::new(&mount.point).file_name()?.to_str()?;
+            (verdict.kind == VerdictKind::Adopted).then_some(())?;
+            Some((DiskName::new(name).ok()?, device))
+        })
+}
+
+fn filesystem_uuid(device: &BlockDevice) -> Option<String> {
+    let signatures = device.content.signatures.iter();
+    signatures
+        .filter(|s| s.class == SignatureClass::Filesystem)
+        .find_map(|s| s.uuid.clone())
+}
+
+/// Whether the host's mount table shows this filesystem, and it alone, at the path.
+fn presence(
+    observation: &Observation,
+    carrier: Option<&BlockDevice>,
+    path: &Path,
+    own_mounts: &str,
+) -> Presence {
+    let no = |why: String| Presence::NotMounted(why);
+    let Some(carrier) = carrier else {
+        return no("the kernel does not show its partition".to_owned());
+    };
+    if !observation.witnesses.mountinfo {
+        return no("the host's mount table could not be read".to_owned());
+    }
+    let at: Vec<&Mount> = observation
+        .host
+        .mounts
+        .iter()
+        .filter(|m| Path::new(&m.point) == path)
+        .collect();
+    match at.as_slice() {
+        [] if own_mounts
+            .lines()
+            .any(|l| l.split(' ').nth(4).map(Path::new) == Some(path)) =>
+        {
+            no(format!(
+                "it is mounted for the agent alone and the host does not see it; give the volume of the mount root {PROPAGATION}"
+            ))
+        }
+        [] => no(format!("nothing is mounted at {}", path.display())),
+        [mount] if mount.dev != carrier.dev || mount.root != "/" => no(format!(
+            "device {} is mounted at {}, not {} ({})",
+            mount.dev,
+            path.display(),
+            carrier.name,
+            carrier.dev
+        )),
+        [mount] if mount.is_read_only() => no(format!(
+            "{} is mounted read-only; look for I/O errors in the kernel's log",
+            path.display()
+        )),
+        [_] => Presence::Mounted,
+        more => no(format!(
+            "{} mounts lie over each other at {}",
+            more.len(),
+            path.display()
+        )),
+    }
+}
+
+/// Answers the approvals of this pass: what became of each.
+fn answers(
+    approvals: &[Approval],
+    refused: &[String],
+    outcomes: &[Outcome],
+    survey: &Survey,
+) -> Vec<Notice> {
+    let answer = |approval: &Approval| {
+        let text = format!("{}@{}", approval.disk, approval.hash);
+        if let Some(refusal) = refused.iter().find(|r| r.contains(&text)) {
+            return (true, refusal.clone());
+        }
+        let verdicts = &survey.classification.verdicts;
+        let device = verdicts
+            .values()
+            .find(|v| v.disk_id.as_ref() == Some(&approval.disk));
+        let done = outcomes
+            .iter()
+            .any(|o| device.is_some_and(|d| d.device == o.device));
+        match device.and_then(|d| failure_of(&d.device, outcomes)) {
+            Some(error) => (true, format!("approval {text}: {error}")),
+            None if done => (
+                false,
+                format!("approval {text} was spent: the disk was overwritten and prepared"),
+            ),
+            None => (
+                true,
+                format!("approval {text}: nothing was done; approve it again"),
+            ),
+        }
+    };
+    let notice = |approval: &Approval| {
+        let (warning, note) = answer(approval);
+        Notice {
+            reason: if warning {
+                "ApprovalRefused"
+            } else {
+                "ApprovalSpent"
+            },
+            about: approval.disk.to_string(),
+            note,
+            warning,
+        }
+    };
+    approvals.iter().map(notice).collect()
+}
+
+/// Reads Longhorn's mark in the root of a mounted filesystem. Never writes it. A disk that does not answer within
+/// five seconds counts as broken.
+fn disk_config(root: &Path) -> DiskConfig {
+    let path = root.join("longhorn-disk.cfg");
+    let (sender, receiver) = mpsc::channel();
+    let reader = thread::Builder::new()
+        .name("disk-config".to_owned())
+        .spawn(move || {
+            // The receiver may have given up.
+            if sender.send(read_config(&path)).is_err() {
+                tracing::debug!("an answer came too late");
+            }
+        });
+    if let Err(error) = reader {
+        return DiskConfig::Broken(format!("cannot start a thread to read it: {error}"));
+    }
+    receiver
+        .recv_timeout(Duration::from_secs(5))
+        .unwrap_or_else(|_| DiskConfig::Broken("reading it takes longer than 5 s".to_owned()))
+}
+
+fn read_config(path: &PathBuf) -> DiskConfig {
+    let metadata = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return DiskConfig::Absent,
+        Err(error) => return DiskConfig::Broken(error.to_string()),
+        Ok(metadata) => metadata,
+    };
+    if !metadata.is_file() {
+        return DiskConfig::Broken("it is not a file".to_owned());
+    }
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(4096).read_to_string(&mut text));
+    match read {
+        Err(error) => DiskConfig::Broken(error.to_string()),
+        Ok(_) => parse_config(&text),
+    }
+}
+
+/// Reads the text of `longhorn-disk.cfg`: untrusted, it is on the disk.
+#[must_use]
+pub fn parse_config(text: &str) -> DiskConfig {
+    let value: serde_json::Value = match serde_json::from_str(text) {
+        Ok(value) => value,
+        Err(_) if text.trim().is_empty() => return DiskConfig::Broken("it is empty".to_owned()),
+        Err(_) => return DiskConfig::Broken("it is not JSON".to_owned()),
+    };
+    match value.get("diskUUID").and_then(serde_json::Value::as_str) {
+        Some(uuid) if uuid.len() <= 64 && Uuid::parse_str(uuid).is_ok() => {
+            DiskConfig::Uuid(uuid.to_owned())
+        }
+        Some(_) => DiskConfig::Broken("its diskUUID is not a UUID".to_owned()),
+        None => DiskConfig::Broken("it has no diskUUID".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn longhorns_mark_is_read_in_all_its_forms() {
+        let uuid = "6cb3c4a5-0f93-4b0e-8a59-6a1a0d6f1ee5";
+        for text in [
+            format!(r#"{{"diskName":"sdb1","diskUUID":"{uuid}","diskDriver":"","state":"ready"}}"#),
+            format!(r#"{{"diskUUID":"{uuid}"}}"#),
+        ] {
+            assert_eq!(parse_config(&text), DiskConfig::Uuid(uuid.into()));
+        }
+        for text in [
+            "",
+            "  ",
+            "{",
+            "{}",
+            "[]",
+            "null",
+            r#"{"diskUUID":""}"#,
+            r#"{"diskUUID":7}"#,
+            r#"{"diskUUID":"../x"}"#,
+        ] {
+            assert!(
+                matches!(parse_config(text), DiskConfig::Broken(_)),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_mark_that_is_no_file_or_too_long_is_broken_and_one_that_is_missing_is_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(disk_config(dir.path()), DiskConfig::Absent);
+        let path = dir.path().join("longhorn-disk.cfg");
+        std::fs::write(&path, "x".repeat(100_000)).unwrap();
+        assert!(matches!(disk_config(dir.path()), DiskConfig::Broken(_)));
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", &path).unwrap();
+        assert!(matches!(disk_config(dir.path()), DiskConfig::Broken(_)));
+    }
+
+    fn plan() -> Plan {
+        use storage_core::plan::{Basis, DiskPlan};
+        let disk = |name: &str| DiskPlan {
+            device: KernelName::new(name).unwrap(),
+            dev: DevNum { major: 8, minor: 0 },
+            disk_id: DiskId::new(&format!("serial-{name}")).unwrap(),
+            hash: String::new(),
+            size: 1,
+            name: DiskName::new(name).unwrap(),
+            basis: Basis::Blank,
+            steps: vec![],
+        };
+        Plan {
+            disks: vec![disk("sdb"), disk("sdc")],
+            refused: vec![],
+        }
+    }
+
+    #[test]
+    fn a_disk_on_which_work_fails_rests_longer_each_time_and_keeps_no_other_back() {
+        let mut rests = Rests::default();
+        let failed = [Outcome {
+            device: KernelName::new("sdb").unwrap(),
+            name: DiskName::new("sdb").unwrap(),
+            step: "make-filesystem",
+            effect: Effect::Failed {
+                error: "mkfs failed".into(),
+                retry: Retry::Later,
+            },
+            text: String::new(),
+            elapsed: Duration::ZERO,
+        }];
+        let mut now = Instant::now();
+        for rest in [10, 20, 40, 80, 160, 320, 600, 600] {
+            let mut tried = plan();
+            rests.filter(&mut tried, &[], now);
+            assert_eq!(tried.disks.len(), 2);
+            rests.note(&tried, &failed, now);
+            for after in [0, rest - 1] {
+                let mut early = plan();
+                rests.filter(&mut early, &[], now + Duration::from_secs(after));
+                assert_eq!(early.disks.len(), 1, "{rest}: {after}");
+            }
+            assert_eq!(rests.why("serial-sdb"), Some("mkfs failed"));
+            now += Duration::from_secs(rest);
+        }
+        let approval = Approval {
+            disk: DiskId::new("serial-sdb").unwrap(),
+            hash: String::new(),
+        };
+        rests.note(&plan(), &failed, now);
+        let mut approved = plan();
+        rests.filter(&mut approved, &[approval], now);
+        assert_eq!(approved.disks.len(), 2, "an approval is acted upon at once");
+        rests.filter(&mut Plan::default(), &[], now);
+        assert_eq!(
+            rests.why("serial-sdb"),
+            None,
+            "what needs no work any more is forgotten"
+        );
+    }
+
+    use storage_core::model::{Classification, DevNum};
+
+    fn seen(mounts: &[(u32, &str, &str)]) -> Survey {
+        let mut survey = Survey::default();
+        let name = KernelName::new("sdh").unwrap();
+        let mut disk = BlockDevice::unread(
+            name.clone(),
+            DevNum {
+                major: 8,
+                minor: 112,
+            },
+        );
+        disk.size = Some(1 << 40);
+        disk.content.state = ContentState::Read;
+        survey.observation.devices.insert(name.clone(), disk);
+        survey.observation.witnesses.sysfs = true;
+        survey.observation.witnesses.mountinfo = true;
+        survey.observation.host.mounts = mounts
+            .iter()
+            .zip(1..)
+            .map(|((minor, point, options), id)| Mount {
+                id,
+                parent: 0,
+                dev: DevNum {
+                    major: 8,
+                    minor: *minor,
+                },
+                root: "/".into(),
+                point: (*point).into(),
+                options: (*options).into(),
+                propagation: vec!["shared:1".into()],
+                fstype: "ext4".into(),
+                source: "/dev/sdh".into(),
+                super_options: "rw".into(),
+            })
+            .collect();
+        let verdict = Verdict {
+            device: name.clone(),
+            kind: VerdictKind::Adopted,
+            reasons: vec![],
+            checks: vec![],
+            disk_id: None,
+            hash: None,
+            approvable: false,
+            approved: false,
+            needs_proof: false,
+            selected_by: None,
+        };
+        survey.classification = Classification {
+            verdicts: [(name, verdict)].into(),
+            ..Classification::default()
+        };
+        survey
+    }
+
+    const POINT: &str = "/mnt/longhorn/sdh1";
+
+    #[test]
+    fn a_filesystem_that_others_mounted_below_the_mount_root_may_be_registered() {
+        let found = findings(&seen(&[(112, POINT, "rw")]), &[], &Policy::new("k3s1"), "");
+        assert_eq!(found.registrable.len(), 1);
+        assert_eq!(found.registrable[0].presence, Presence::Mounted);
+        assert_eq!(
+            (
+                found.registrable[0].name.as_str(),
+                found.registrable[0].path.as_str()
+            ),
+            ("sdh1", POINT)
+        );
+        assert!(found.complete);
+    }
+
+    #[test]
+    fn a_mount_that_is_not_ours_alone_and_writable_is_not_shown_to_longhorn() {
+        for mounts in [
+            &[(112, POINT, "ro")][..],
+            &[(112, POINT, "rw"), (7, POINT, "rw")],
+        ] {
+            let found = findings(&seen(mounts), &[], &Policy::new("k3s1"), "");
+            assert!(
+                matches!(found.registrable[0].presence, Presence::NotMounted(_)),
+                "{mounts:?}"
+            );
+        }
+        let mut blind = seen(&[(112, POINT, "rw")]);
+        blind.observation.witnesses.mountinfo = false;
+        let found = findings(&blind, &[], &Policy::new("k3s1"), "");
+        assert!(!found.complete, "what was not seen proves no absence");
+    }
+
+    #[test]
+    fn a_mount_that_does_not_reach_the_host_is_named_with_the_missing_propagation() {
+        let survey = seen(&[]);
+        let disk = survey.observation.devices.values().next();
+        let own = "36 35 8:112 / /mnt/longhorn/sdh1 rw,noatime - ext4 /dev/sdh rw";
+        let Presence::NotMounted(why) = presence(&survey.observation, disk, Path::new(POINT), own)
+        else {
+            panic!("must not count as mounted");
+        };
+        assert!(why.contains("mountPropagation: Bidirectional"), "{why}");
+        let bare = presence(&survey.observation, disk, Path::new(POINT), "");
+        assert_eq!(
+            bare,
+            Presence::NotMounted(format!("nothing is mounted at {POINT}"))
+        );
+        let taken = seen(&[(7, POINT, "rw")]);
+        let other = presence(&taken.observation, disk, Path::new(POINT), own);
+        assert!(matches!(other, Presence::NotMounted(why) if why.contains("8:7")));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_text_on_a_disk_makes_the_reader_panic(text in "[ -~{}\":\\[\\]]{0,80}") {
+            if let DiskConfig::Uuid(uuid) = parse_config(&text) {
+                prop_assert!(Uuid::parse_str(&uuid).is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,457 @@
+//! The node agent: keeps a node's disks prepared, its Kubernetes Node's annotations and its Longhorn Node's disk specs
+//! true, and tells people what it sees.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`longhorn`] | the contract with Longhorn: a pure decision over the disks and the object |
+//! | [`annotation`] | seed, report and approvals on the Kubernetes Node: pure |
+//! | [`view`] | the one structure that everything shown is rendered from, and its transitions |
+//! | [`host`] | one pass over the host through `storage-core` |
+//! | [`uevent`] | what wakes the loop |
+//! | [`api`] | the only place that talks to the API server |
+//! | [`reconcile`] | the loop |
+//! | [`http`], [`metrics`] | what is shown |
+//! | [`mod@env`] | the agent's own settings |
+//!
+//! All I/O runs on one thread; a pass over the host runs on a blocking one.
+
+pub mod annotation;
+pub mod api;
+pub mod env;
+pub mod host;
+pub mod http;
+pub mod longhorn;
+pub mod metrics;
+pub mod names;
+pub mod reconcile;
+pub mod uevent;
+pub mod view;
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use storage_core::host::HostRoot;
+use storage_core::model::Policy;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::api::{Api, Object, Seen, follow};
+use crate::host::RealHost;
+use crate::http::Board;
+use crate::metrics::Metrics;
+use crate::reconcile::{Agent, Settings, Wake, Wakes, spread};
+use crate::uevent::Uevents;
+
+/// Port of the HTTP server unless told otherwise.
+pub const PORT: u16 = 9880;
+
+/// What Longhorn gets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DiskType {
+    /// Filesystems, for the v1 data engine.
+    #[default]
+    Filesystem,
+    /// Whole disks without a filesystem, for the v2 data engine. Refused, see [`AgentError::BlockDisks`].
+    Block,
+}
+
+/// Everything that the agent is told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Name of the Kubernetes Node that this host is.
+    pub node_name: String,
+    /// Namespace of Longhorn.
+    pub namespace: String,
+    /// Kubeconfig file; without one, the pod's service account.
+    pub kubeconfig: Option<PathBuf>,
+    /// Where the host is.
+    pub host: HostRoot,
+    /// What is wanted. Its `cluster` is filled in by the agent.
+    pub policy: Policy,
+    /// Where to serve HTTP.
+    pub listen: SocketAddr,
+    /// Write nothing, neither to disks nor to the cluster.
+    pub dry_run: bool,
+    /// The host is looked at this often when nothing happens; at least 10 seconds.
+    pub resync: Duration,
+    /// Turn scheduling off in Longhorn on a disk that vanished, and on again when it is back.
+    pub vanished_off: bool,
+    /// What Longhorn gets.
+    pub disk_type: DiskType,
+    /// Agents that start together make their first requests within this time, by the node's name.
+    pub start_spread: Duration,
+    /// The longest that a stop waits for a pass at work.
+    pub grace: Duration,
+}
+
+impl Config {
+    /// The documented defaults for a node of this name on the live host.
+    #[must_use]
+    pub fn new(node_name: &str) -> Self {
+        Self {
+            node_name: node_name.to_owned(),
+            namespace: names::NAMESPACE.to_owned(),
+            kubeconfig: None,
+            host: HostRoot::live(),
+            policy: Policy::new(node_name),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)),
+            dry_run: false,
+            resync: Duration::from_secs(600),
+            vanished_off: false,
+            disk_type: DiskType::Filesystem,
+            start_spread: Duration::from_secs(5),
+            grace: Duration::from_secs(25),
+        }
+    }
+}
+
+/// Why the agent cannot run or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Disks of type block were asked for.
+    #[error(
+        "disk type block: refused, because Longhorn's v2 engine takes every byte of such a disk and refuses one that \
+         holds a partition table, so no record of ours can stand on it and a later run could not tell it from \
+         somebody's data; register such disks in Longhorn by hand"
+    )]
+    BlockDisks,
+    /// The node's name is no name of a Kubernetes Node.
+    #[error("node name {0:?}: not valid: it is 1 to 253 lower-case letters, digits, '-' and '.'")]
+    NodeName(String),
+    /// A setting makes no sense.
+    #[error("{name}={value:?}: not valid: it must be {wanted}")]
+    Setting {
+        /// The environment variable.
+        name: &'static str,
+        /// Its value, cut.
+        value: String,
+        /// What it should be.
+        wanted: &'static str,
+    },
+    /// The cluster cannot be reached in principle.
+    #[error("{0}")]
+    Cluster(String),
+    /// Something of the host failed.
+    #[error("{what}: {cause}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        cause: io::Error,
+    },
+    /// The loop ended by itself.
+    #[error("{0}; the agent starts anew")]
+    Loop(String),
+}
+
+impl AgentError {
+    fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |cause| Self::Io { what, cause }
+    }
+}
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// See [`AgentError`]. Whatever may pass by itself is retried and never ends the agent.
+pub fn run(config: Config) -> Result<(), AgentError> {
+    check(&config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .build()
+        .map_err(AgentError::io("runtime: cannot start"))?;
+    let result = runtime.block_on(serve(config));
+    // A pass that outlasts the grace period ends with the process; the next run finishes it.
+    runtime.shutdown_background();
+    result
+}
+
+fn check(config: &Config) -> Result<(), AgentError> {
+    if config.disk_type == DiskType::Block {
+        return Err(AgentError::BlockDisks);
+    }
+    let name = &config.node_name;
+    let fits = (1..=253).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
+        && !name.starts_with(['-', '.'])
+        && !name.ends_with(['-', '.']);
+    if !fits {
+        return Err(AgentError::NodeName(name.chars().take(80).collect()));
+    }
+    Ok(())
+}
+
+async fn serve(config: Config) -> Result<(), AgentError> {
+    let (stopper, stop) = watch::channel(false);
+    let stopped = move || {
+        let mut stop = stop.clone();
+        async move {
+            // The sender lives as long as the process: an error means the end as well.
+            if stop.wait_for(|stop| *stop).await.is_err() {
+                tracing::debug!("nobody can ask to stop any more");
+            }
+        }
+    };
+    watch_signals(stopper)?;
+
+    let resync = config.resync.max(Duration::from_secs(10));
+    let metrics = Arc::new(Metrics::new());
+    let board = Arc::new(Board::new(Arc::clone(&metrics), resync));
+    let listener = tokio::net::TcpListener::bind(config.listen)
+        .await
+        .map_err(AgentError::io(format!("{}: cannot listen", config.listen)))?;
+    tracing::info!(listen = %config.listen, "serving HTTP");
+    let server =
+        axum::serve(listener, http::router(Arc::clone(&board))).with_graceful_shutdown(stopped());
+    let server = tokio::spawn(server.into_future());
+
+    let client = api::client(config.kubeconfig.as_deref())
+        .await
+        .map_err(AgentError::Cluster)?;
+    let Some(_lock) = lock_agent(&config, &board, stopped()).await? else {
+        return Ok(());
+    };
+    let api = Api::new(
+        client,
+        &config.node_name,
+        &config.namespace,
+        Arc::clone(&metrics),
+    );
+    let (node_seen, node) = watch::channel(Seen::Unknown);
+    let (longhorn_seen, longhorn) = watch::channel(Seen::Unknown);
+    let delay = config.start_spread.mul_f64(spread(&config.node_name));
+    let followers = [
+        tokio::spawn({
+            let api = api.clone();
+            async move {
+                tokio::time::sleep(delay).await;
+                follow(
+                    &api,
+                    Object::Node,
+                    |value| api::decode_node(&value),
+                    &node_seen,
+                )
+                .await;
+            }
+        }),
+        tokio::spawn({
+            let api = api.clone();
+            async move {
+                tokio::time::sleep(delay).await;
+                follow(&api, Object::Longhorn, api::decode_longhorn, &longhorn_seen).await;
+            }
+        }),
+    ];
+    let wakes = Arc::new(Wakes::default());
+    let wakers = [
+        tokio::spawn(watch_uevents(Arc::clone(&wakes), Arc::clone(&metrics))),
+        tokio::spawn(watch_hangup(Arc::clone(&wakes))),
+    ];
+    let settings = Settings {
+        node: config.node_name,
+        dry_run: config.dry_run,
+        resync,
+        vanished_off: config.vanished_off,
+        cluster: config.policy.cluster,
+        without_cluster: false,
+        grace: config.grace,
+    };
+    let host = RealHost::new(config.host, config.policy);
+    let agent = Agent::new(settings, Arc::new(api), host, board, wakes, node, longhorn);
+    let result = agent.run(stopped()).await.map_err(AgentError::Loop);
+    for task in followers.iter().chain(&wakers) {
+        task.abort();
+    }
+    server.abort();
+    tracing::info!("stopped");
+    result
+}
+
+fn watch_signals(stopper: watch::Sender<bool>) -> Result<(), AgentError> {
+    let listen = |kind| signal(kind).map_err(AgentError::io("signals: cannot listen"));
+    let mut term = listen(SignalKind::terminate())?;
+    let mut int = listen(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => tracing::info!("SIGTERM: stopping"),
+            _ = int.recv() => tracing::info!("SIGINT: stopping"),
+        }
+        stopper.send_replace(true);
+        // Kept open: a closed channel means the same, but is reported.
+        std::future::pending::<()>().await;
+    });
+    Ok(())
+}
+
+async fn watch_hangup(wakes: Arc<Wakes>) {
+    match signal(SignalKind::hangup()) {
+        Ok(mut hangup) => {
+            while hangup.recv().await.is_some() {
+                tracing::info!("SIGHUP: looking at everything anew");
+                wakes.wake(Wake::Hangup);
+            }
+        }
+        Err(error) => tracing::warn!(%error, "cannot listen for SIGHUP"),
+    }
+}
+
+/// Wakes the loop on uevents. A socket that fails is opened again; meanwhile the slow timer looks.
+async fn watch_uevents(wakes: Arc<Wakes>, metrics: Arc<Metrics>) {
+    loop {
+        match Uevents::open() {
+            Ok(mut uevents) => {
+                // What happened while nobody listened.
+                wakes.wake(Wake::Uevent);
+                let error = loop {
+                    match uevents.burst().await {
+                        Ok(burst) => {
+                            metrics.uevents(burst.block, burst.overflow);
+                            wakes.wake(Wake::Uevent);
+                        }
+                        Err(error) => break error,
+                    }
+                };
+                tracing::warn!(%error, "kernel uevents: cannot receive; opening the socket again");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "kernel uevents: cannot open the socket; the slow timer looks meanwhile");
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(30)).await;
+    }
+}
+
+/// Waits for the lock that makes this the only agent on the host. A dry run writes nothing and takes none.
+/// Gives `None` when it is to stop before it has the lock.
+async fn lock_agent(
+    config: &Config,
+    board: &Board,
+    stop: impl Future<Output = ()>,
+) -> Result<Option<Option<File>>, AgentError> {
+    if config.dry_run {
+        return Ok(Some(None));
+    }
+    let path = config.host.run.join("disk-discovery").join("agent.lock");
+    let file =
+        open_lock(&path).map_err(AgentError::io(format!("{}: cannot open", path.display())))?;
+    let mut stop = std::pin::pin!(stop);
+    let mut said = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(Some(file))),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(cause)) => {
+                return Err(AgentError::Io {
+                    what: format!("{}: cannot lock", path.display()),
+                    cause,
+                });
+            }
+        }
+        if !said {
+            said = true;
+            tracing::info!(path = %path.display(), "another agent runs on this host; waiting for its end");
+            let why = "another agent runs on this host; waiting for its end".to_owned();
+            board.show(view::NodeView::default(), vec![why]);
+        }
+        board.turn(false);
+        tokio::select! {
+            () = &mut stop => return Ok(None),
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+        }
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    if let Some(dir) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    }
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_of_type_block_are_refused_with_the_reason() {
+        let config = Config {
+            disk_type: DiskType::Block,
+            ..Config::new("k3s1")
+        };
+        let error = run(config).unwrap_err().to_string();
+        assert!(
+            error.contains("refused") && error.contains("record"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_node_name_that_could_leave_its_path_is_refused() {
+        for bad in ["", "a/b", "..", "A", "-a", "a.", "a?x=y", &"a".repeat(254)] {
+            assert!(check(&Config::new(bad)).is_err(), "{bad}");
+        }
+        assert!(check(&Config::new("k3s1.example.com")).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_second_agent_waits_until_the_first_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::new("k3s1");
+        config.host.run = dir.path().to_path_buf();
+        let board = Board::new(Arc::new(Metrics::new()), Duration::from_secs(1));
+        let first = lock_agent(&config, &board, std::future::pending())
+            .await
+            .unwrap()
+            .unwrap();
+        let wait = lock_agent(&config, &board, std::future::pending());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(700), wait)
+                .await
+                .is_err()
+        );
+        assert!(board.not_ready()[0].contains("another agent"));
+        let stopped = lock_agent(&config, &board, std::future::ready(()))
+            .await
+            .unwrap();
+        assert!(stopped.is_none());
+        drop(first);
+        assert!(
+            lock_agent(&config, &board, std::future::pending())
+                .await
+                .unwrap()
+                .is_some()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_dry_run_leaves_no_lock_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config {
+            dry_run: true,
+            ..Config::new("k3s1")
+        };
+        config.host.run = dir.path().to_path_buf();
+        let board = Board::new(Arc::new(Metrics::new()), Duration::from_secs(1));
+        lock_agent(&config, &board, std::future::pending())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,808 @@
+//! Disks of the host + the Longhorn Node as it stands → the one write to make, and what each disk's standing is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use storage_core::model::DiskName;
+
+use super::memory::{Applied, Memory};
+use super::types::{DiskSpec, LiveDisk, LonghornNode};
+use super::values;
+use crate::names;
+
+/// Whether a disk's filesystem may be shown to Longhorn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presence {
+    /// The host's mount table shows the filesystem at its path, verified.
+    Mounted,
+    /// It is not mounted there, and why.
+    NotMounted(String),
+}
+
+/// `longhorn-disk.cfg` in the root of the filesystem: written by Longhorn, only ever read by us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskConfig {
+    /// There is none: Longhorn has not seen this filesystem.
+    Absent,
+    /// Longhorn's UUID of the disk.
+    Uuid(String),
+    /// It is there and useless; Longhorn would not repair it.
+    Broken(String),
+}
+
+/// A disk of ours, or an adopted one, that is on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostDisk {
+    /// The name given once: the key in Longhorn.
+    pub name: DiskName,
+    /// UUID of the filesystem.
+    pub id: String,
+    /// Mount point on the host.
+    pub path: String,
+    /// Whether it is there.
+    pub presence: Presence,
+    /// Size of the filesystem in bytes (statfs blocks).
+    pub capacity: u64,
+    /// Disk tags by policy, unchecked.
+    pub tags: Vec<String>,
+    /// Storage reserved by policy, unchecked.
+    pub reserved: Option<String>,
+    /// Longhorn's mark on it.
+    pub config: DiskConfig,
+}
+
+/// Everything that the decision depends on.
+#[derive(Debug, Clone)]
+pub struct Input<'a> {
+    /// The disks on this host.
+    pub disks: &'a [HostDisk],
+    /// Whether a disk that is not among them is proven to be gone: the last pass saw the whole host.
+    pub absence_proven: bool,
+    /// The object as it stands.
+    pub live: &'a LonghornNode,
+    /// Entries of the seed annotation, when it is ours: disks that Longhorn made from it are ours too.
+    pub seed: &'a BTreeMap<String, DiskSpec>,
+    /// `longhorn-disk.cfg` UUID → node, of the other nodes; `None` until it was asked for.
+    pub others: Option<&'a BTreeMap<String, String>>,
+    /// Whether scheduling is turned off on a disk that vanished.
+    pub vanished_off: bool,
+}
+
+/// A leaf that may differ from what policy says because somebody else owns it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Leaf {
+    /// `allowScheduling`.
+    AllowScheduling,
+    /// `evictionRequested`.
+    EvictionRequested,
+    /// `storageReserved`.
+    StorageReserved,
+    /// `tags`.
+    Tags,
+    /// `diskType`; only ever filled in.
+    DiskType,
+}
+
+impl Leaf {
+    /// The member's name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AllowScheduling => "allowScheduling",
+            Self::EvictionRequested => "evictionRequested",
+            Self::StorageReserved => "storageReserved",
+            Self::Tags => "tags",
+            Self::DiskType => "diskType",
+        }
+    }
+}
+
+/// One thing that the write changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A disk is registered.
+    Add {
+        /// Key.
+        key: String,
+        /// Path.
+        path: String,
+    },
+    /// A leaf of a disk of ours is set.
+    Set {
+        /// Key.
+        key: String,
+        /// Leaf.
+        leaf: Leaf,
+        /// To which value, as JSON.
+        to: Value,
+    },
+    /// A disk that Longhorn made from our seed, or that was given to us, is remembered as ours.
+    Claim {
+        /// Key.
+        key: String,
+    },
+    /// The operator's `manage` annotation is spent.
+    Spend,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Add { key, path } => write!(f, "register disk {key} at {path}"),
+            Self::Set { key, leaf, to } => write!(f, "set {} of disk {key} to {to}", leaf.as_str()),
+            Self::Claim { key } => write!(f, "take note that disk {key} is ours"),
+            Self::Spend => write!(f, "remove the annotation {}", names::MANAGE),
+        }
+    }
+}
+
+/// Why a write that is due is not made now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "hold", content = "detail")]
+pub enum Hold {
+    /// Longhorn is mirroring the last change of disks into the status, and denies updates meanwhile.
+    Syncing,
+    /// The object is being deleted.
+    Deleting,
+    /// `spec.name` is empty: somebody else than Longhorn made the object and Longhorn has not taken it over.
+    NotTakenOver,
+    /// Our memory on it cannot be read.
+    Memory(String),
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syncing => f.write_str("Longhorn is still taking in the last change of its disks"),
+            Self::Deleting => f.write_str("the Longhorn node is being deleted"),
+            Self::NotTakenOver => f.write_str(
+                "the Longhorn node has an empty spec.name: Longhorn did not make it and has not taken it over; set \
+                 spec.name in the manifest that made it",
+            ),
+            Self::Memory(why) => write!(
+                f,
+                "annotation {} on the Longhorn node cannot be read ({why}); remove it to let every disk there be \
+                 as it is, then give disks back with {}",
+                names::APPLIED,
+                names::MANAGE
+            ),
+        }
+    }
+}
+
+/// A disk's standing with Longhorn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum Registration {
+    /// Registered by us.
+    Registered {
+        /// Longhorn's `Ready` condition, absent until it has stated one.
+        ready: Option<bool>,
+        /// Longhorn's words when it is not ready.
+        message: String,
+        /// Leaves that somebody else has set and that are kept.
+        kept: Vec<Leaf>,
+    },
+    /// To be registered by the next write.
+    Pending,
+    /// Registered by somebody else: left.
+    ByOthers {
+        /// Their key.
+        key: String,
+    },
+    /// Its key stands for something else: left.
+    KeyTaken {
+        /// What for.
+        by: String,
+    },
+    /// We registered it and somebody removed it: stays removed.
+    Removed,
+    /// Another disk carries the same Longhorn UUID: not registered.
+    Quarantined {
+        /// Where the other one is.
+        node: String,
+        /// The UUID.
+        uuid: String,
+    },
+    /// Cannot be registered as it is.
+    Refused {
+        /// What is wrong.
+        reason: String,
+    },
+    /// Not mounted, so not shown to Longhorn.
+    NotMounted {
+        /// Why not.
+        reason: String,
+        /// Whether its key is registered all the same.
+        registered: bool,
+    },
+    /// What must be known first is not known yet.
+    Waiting {
+        /// What.
+        reason: String,
+    },
+    /// Registered by us and not on this host any more.
+    Missing,
+}
+
+impl Registration {
+    /// One word for tables, annotations and metrics.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Registered { .. } => "Registered",
+            Self::Pending => "Pending",
+            Self::ByOthers { .. } => "ByOthers",
+            Self::KeyTaken { .. } => "KeyTaken",
+            Self::Removed => "Removed",
+            Self::Quarantined { .. } => "Quarantined",
+            Self::Refused { .. } => "Refused",
+            Self::NotMounted { .. } => "NotMounted",
+            Self::Waiting { .. } => "Waiting",
+            Self::Missing => "Missing",
+        }
+    }
+}
+
+impl fmt::Display for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Registered {
+                ready,
+                message,
+                kept,
+            } => {
+                f.write_str("registered")?;
+                match ready {
+                    Some(true) => f.write_str(", ready")?,
+                    Some(false) => write!(f, ", not ready: {message}")?,
+                    None => f.write_str(", Longhorn has not looked at it yet")?,
+                }
+                if !kept.is_empty() {
+                    let kept: Vec<_> = kept.iter().map(|leaf| leaf.as_str()).collect();
+                    write!(f, "; set by somebody else and kept: {}", kept.join(", "))?;
+                }
+                Ok(())
+            }
+            Self::Pending => f.write_str("about to be registered"),
+            Self::ByOthers { key } => {
+                write!(f, "registered by somebody else as {key}; left as it is")
+            }
+            Self::KeyTaken { by } => write!(f, "not registered: its key stands for {by}"),
+            Self::Removed => write!(
+                f,
+                "removed in Longhorn by somebody; it stays removed until annotation {} on the Longhorn node names it",
+                names::MANAGE
+            ),
+            Self::Quarantined { node, uuid } => write!(
+                f,
+                "not registered: node {node} reports the same Longhorn disk UUID {uuid}; one of them is a copy: \
+                 remove that one, or the other's key in Longhorn"
+            ),
+            Self::Refused { reason } => write!(f, "not registered: {reason}"),
+            Self::NotMounted {
+                reason,
+                registered: false,
+            } => write!(f, "not mounted: {reason}"),
+            Self::NotMounted {
+                reason,
+                registered: true,
+            } => {
+                write!(f, "registered but not mounted: {reason}")
+            }
+            Self::Waiting { reason } => write!(f, "not registered yet: {reason}"),
+            Self::Missing => f.write_str("registered, but the disk is gone"),
+        }
+    }
+}
+
+/// What to do and what is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// What the write changes; empty when nothing is to be written.
+    pub changes: Vec<Change>,
+    /// Why it must wait, if it must.
+    pub hold: Option<Hold>,
+    /// The JSON merge patch, when there is something to change and nothing holds it.
+    pub patch: Option<Value>,
+    /// Whether the UUIDs of the other nodes must be asked for before a disk can be registered.
+    pub needs_others: bool,
+    /// Each disk's standing, by its name.
+    pub disks: BTreeMap<String, Registration>,
+    /// Names in the `manage` annotation that no disk answers to.
+    pub unknown_given: Vec<String>,
+}
+
+/// Decides. A second call with the object as the patch leaves it changes nothing.
+#[must_use]
+pub fn decide(input: &Input<'_>) -> Decision {
+    let annotations = &input.live.metadata.annotations;
+    let memory = match Memory::read(annotations.get(names::APPLIED).map(String::as_str)) {
+        Ok(memory) => memory,
+        Err(why) => return unreadable(input, &why),
+    };
+    let given: BTreeSet<&str> = annotations
+        .get(names::MANAGE)
+        .map(|text| {
+            text.split(',')
+                .map(str::trim)
+                .filter(|n| !n.is_empty())
+                .collect()
+        })
+        .unwrap_or_default();
+    let mut pass = Pass {
+        input,
+        given,
+        next: memory.clone(),
+        memory,
+        spec: Map::new(),
+        changes: Vec::new(),
+        needs_others: false,
+    };
+    let mut disks = BTreeMap::new();
+    for disk in input.disks {
+        let twice = input.disks.iter().filter(|d| d.name == disk.name).count() > 1;
+        let standing = if twice {
+            let reason = format!("two disks carry the name {}", disk.name);
+            Registration::Refused { reason }
+        } else {
+            pass.judge(disk)
+        };
+        disks.insert(disk.name.as_str().to_owned(), standing);
+    }
+    pass.judge_missing(&mut disks);
+    pass.finish(disks)
+}
+
+fn unreadable(input: &Input<'_>, why: &str) -> Decision {
+    let hold = Hold::Memory(why.chars().take(120).collect());
+    let reason = hold.to_string();
+    Decision {
+        changes: Vec::new(),
+        patch: None,
+        needs_others: false,
+        disks: input
+            .disks
+            .iter()
+            .map(|d| {
+                (
+                    d.name.to_string(),
+                    Registration::Waiting {
+                        reason: reason.clone(),
+                    },
+                )
+            })
+            .collect(),
+        unknown_given: Vec::new(),
+        hold: Some(hold),
+    }
+}
+
+struct Pass<'a> {
+    input: &'a Input<'a>,
+    given: BTreeSet<&'a str>,
+    memory: Memory,
+    next: Memory,
+    /// `spec.disks` of the patch.
+    spec: Map<String, Value>,
+    changes: Vec<Change>,
+    needs_others: bool,
+}
+
+impl Pass<'_> {
+    fn judge(&mut self, disk: &HostDisk) -> Registration {
+        let key = disk.name.as_str();
+        let live = self.input.live.spec.disks.get(key);
+        if let Presence::NotMounted(reason) = &disk.presence {
+            let registered = live.is_some() && self.is_ours(disk);
+            if registered {
+                self.stop_scheduling(key);
+            }
+            return Registration::NotMounted {
+                reason: reason.clone(),
+                registered,
+            };
+        }
+        match live {
+            Some(live) => self.judge_registered(disk, live),
+            None => self.judge_new(disk),
+        }
+    }
+
+    fn is_ours(&self, disk: &HostDisk) -> bool {
+        let memory = self.memory.disks.get(disk.name.as_str());
+        memory.is_some_and(|applied| applied.id == disk.id)
+    }
+
+    fn judge_registered(&mut self, disk: &HostDisk, live: &LiveDisk) -> Registration {
+        let key = disk.name.as_str();
+        let path = live.path.as_deref().unwrap_or_default();
+        if clean_path(path) != clean_path(&disk.path) {
+            return Registration::KeyTaken {
+                by: format!("path {path:?}"),
+            };
+        }
+        let given = self.given.contains(key);
+        let last = self.memory.disks.get(key).cloned();
+        match &last {
+            Some(applied) if applied.id != disk.id && !given => {
+                return Registration::KeyTaken {
+                    by: format!("another disk, with filesystem {}", applied.id),
+                };
+            }
+            None if !given && !self.is_seeded(key, live) => {
+                return Registration::ByOthers {
+                    key: key.to_owned(),
+                };
+            }
+            _ => {}
+        }
+        match want(disk) {
+            Ok(want) => self.settle(disk, live, &want, last.as_ref()),
+            Err(reason) => Registration::Refused { reason },
+        }
+    }
+
+    /// Whether Longhorn made the disk from our seed and nobody has touched it since.
+    fn is_seeded(&self, key: &str, live: &LiveDisk) -> bool {
+        self.input.seed.get(key).is_some_and(|seed| {
+            live.path.as_deref() == Some(&seed.path)
+                && live.storage_reserved == Some(seed.storage_reserved)
+                && live.tags.as_deref().unwrap_or_default() == seed.tags
+                && live.allow_scheduling == Some(seed.allow_scheduling)
+        })
+    }
+
+    fn settle(
+        &mut self,
+        disk: &HostDisk,
+        live: &LiveDisk,
+        want: &DiskSpec,
+        last: Option<&Applied>,
+    ) -> Registration {
+        let key = disk.name.as_str();
+        let given = self.given.contains(key);
+        // Without memory the disk comes from our seed: what stands is what we set.
+        let last_spec = last.map(|applied| &applied.spec);
+        let mut next = last_spec
+            .cloned()
+            .unwrap_or_else(|| as_it_stands(live, want));
+        let mut leaves = Map::new();
+        let mut kept = Vec::new();
+        if live.disk_type.is_none() {
+            leaves.insert(Leaf::DiskType.as_str().to_owned(), json!(want.disk_type));
+            self.note(key, Leaf::DiskType, json!(want.disk_type));
+        }
+        let evicting = live.eviction_requested == Some(true) && !given;
+        let mut leaf = |leaf: Leaf, standing: Option<Value>, set: Value, wanted: Value| {
+            let free = given || standing.as_ref().is_none_or(|s| *s == set);
+            if standing.as_ref() == Some(&wanted) {
+                // Nothing to write; whose it is does not change, unless it was given.
+                return given;
+            }
+            if !free || (leaf == Leaf::AllowScheduling && evicting) {
+                kept.push(leaf);
+                return false;
+            }
+            leaves.insert(leaf.as_str().to_owned(), wanted.clone());
+            self.changes.push(Change::Set {
+                key: key.to_owned(),
+                leaf,
+                to: wanted,
+            });
+            true
+        };
+        if leaf(
+            Leaf::EvictionRequested,
+            live.eviction_requested.map(Value::from),
+            json!(next.eviction_requested),
+            json!(want.eviction_requested),
+        ) {
+            next.eviction_requested = want.eviction_requested;
+        }
+        if leaf(
+            Leaf::AllowScheduling,
+            live.allow_scheduling.map(Value::from),
+            json!(next.allow_scheduling),
+            json!(want.allow_scheduling),
+        ) {
+            next.allow_scheduling = want.allow_scheduling;
+        }
+        if leaf(
+            Leaf::StorageReserved,
+            live.storage_reserved.map(Value::from),
+            json!(next.storage_reserved),
+            json!(want.storage_reserved),
+        ) {
+            next.storage_reserved = want.storage_reserved;
+        }
+        let mut tags = live.tags.clone();
+        if let Some(tags) = &mut tags {
+            tags.sort_unstable();
+        }
+        if leaf(
+            Leaf::Tags,
+            tags.map(Value::from),
+            json!(next.tags),
+            json!(want.tags),
+        ) {
+            next.tags.clone_from(&want.tags);
+        }
+        let applied = Applied {
+            id: disk.id.clone(),
+            spec: next,
+        };
+        if last != Some(&applied) && leaves.is_empty() {
+            self.changes.push(Change::Claim {
+                key: key.to_owned(),
+            });
+        }
+        if !leaves.is_empty() {
+            self.spec.insert(key.to_owned(), Value::Object(leaves));
+        }
+        self.next.disks.insert(key.to_owned(), applied);
+        let ready = self
+            .input
+            .live
+            .status
+            .disk_status
+            .get(key)
+            .and_then(|s| s.ready());
+        Registration::Registered {
+            ready: ready.map(|c| c.status == "True"),
+            message: ready.map(|c| c.message.clone()).unwrap_or_default(),
+            kept,
+        }
+    }
+
+    fn note(&mut self, key: &str, leaf: Leaf, to: Value) {
+        self.changes.push(Change::Set {
+            key: key.to_owned(),
+            leaf,
+            to,
+        });
+    }
+
+    fn judge_new(&mut self, disk: &HostDisk) -> Registration {
+        let key = disk.name.as_str();
+        let path = clean_path(&disk.path);
+        let live = self.input.live;
+        let same_path = |d: &LiveDisk| d.path.as_deref().map(clean_path).as_ref() == Some(&path);
+        if let Some((other, _)) = live.spec.disks.iter().find(|(_, d)| same_path(d)) {
+            return Registration::ByOthers { key: other.clone() };
+        }
+        if self.is_ours(disk) && !self.given.contains(key) {
+            return Registration::Removed;
+        }
+        let want = match want(disk) {
+            Ok(want) => want,
+            Err(reason) => return Registration::Refused { reason },
+        };
+        if let Some(refusal) = self.duplicate_uuid(disk) {
+            return refusal;
+        }
+        let leaves = match serde_json::to_value(&want) {
+            Ok(leaves) => leaves,
+            Err(error) => {
+                return Registration::Refused {
+                    reason: error.to_string(),
+                };
+            }
+        };
+        self.spec.insert(key.to_owned(), leaves);
+        self.changes.push(Change::Add {
+            key: key.to_owned(),
+            path: disk.path.clone(),
+        });
+        let applied = Applied {
+            id: disk.id.clone(),
+            spec: want,
+        };
+        self.next.disks.insert(key.to_owned(), applied);
+        Registration::Pending
+    }
+
+    fn duplicate_uuid(&mut self, disk: &HostDisk) -> Option<Registration> {
+        let uuid = match &disk.config {
+            DiskConfig::Absent => return None,
+            DiskConfig::Broken(why) => {
+                return Some(Registration::Refused {
+                    reason: format!(
+                        "{}/longhorn-disk.cfg is not usable ({why}) and Longhorn would not repair it; if the disk \
+                         holds no replicas, delete that file",
+                        disk.path
+                    ),
+                });
+            }
+            DiskConfig::Uuid(uuid) => uuid,
+        };
+        let quarantined = |node: &str| Registration::Quarantined {
+            node: node.to_owned(),
+            uuid: uuid.clone(),
+        };
+        // A disk that moved to another key is not ready under the old one; a copy beside its original is.
+        let live = self.input.live;
+        let here = live.status.disk_status.values().any(|status| {
+            status.disk_uuid == *uuid && status.ready().is_some_and(|c| c.status == "True")
+        });
+        if here {
+            return Some(quarantined(&live.metadata.name));
+        }
+        let Some(others) = self.input.others else {
+            self.needs_others = true;
+            let reason = "whether another node has a disk with its Longhorn UUID is not known yet"
+                .to_owned();
+            return Some(Registration::Waiting { reason });
+        };
+        others.get(uuid).map(|node| quarantined(node))
+    }
+
+    /// Disks that we registered and that this host does not show any more.
+    fn judge_missing(&mut self, disks: &mut BTreeMap<String, Registration>) {
+        if !self.input.absence_proven {
+            return;
+        }
+        let gone: Vec<String> = self
+            .memory
+            .disks
+            .iter()
+            .filter(|(key, _)| self.input.live.spec.disks.contains_key(*key))
+            .filter(|(key, applied)| {
+                !self
+                    .input
+                    .disks
+                    .iter()
+                    .any(|d| d.name.as_str() == *key && d.id == applied.id)
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in gone {
+            self.stop_scheduling(&key);
+            // A new disk of the same name keeps its own standing (key taken).
+            disks.entry(key).or_insert(Registration::Missing);
+        }
+    }
+
+    fn stop_scheduling(&mut self, key: &str) {
+        if !self.input.vanished_off {
+            return;
+        }
+        let (Some(live), Some(applied)) = (
+            self.input.live.spec.disks.get(key),
+            self.next.disks.get_mut(key),
+        ) else {
+            return;
+        };
+        if live.allow_scheduling == Some(true) && applied.spec.allow_scheduling {
+            applied.spec.allow_scheduling = false;
+            self.spec
+                .insert(key.to_owned(), json!({ "allowScheduling": false }));
+            self.note(key, Leaf::AllowScheduling, json!(false));
+        }
+    }
+
+    fn finish(mut self, disks: BTreeMap<String, Registration>) -> Decision {
+        let live = self.input.live;
+        let unknown_given: Vec<String> = self
+            .given
+            .iter()
+            .filter(|name| !disks.contains_key(**name))
+            .map(|name| name.chars().take(63).collect())
+            .collect();
+        // A disk that still waits keeps the annotation until it can be acted upon.
+        let waits = self
+            .given
+            .iter()
+            .any(|name| matches!(disks.get(*name), Some(Registration::Waiting { .. })));
+        let spend = live.metadata.annotations.contains_key(names::MANAGE) && !waits;
+        if spend {
+            self.changes.push(Change::Spend);
+        }
+        let hold = if self.changes.is_empty() {
+            None
+        } else if live.metadata.deletion_timestamp.is_some() {
+            Some(Hold::Deleting)
+        } else if live.spec.name.as_deref().unwrap_or_default().is_empty() {
+            Some(Hold::NotTakenOver)
+        } else if !live.is_synced() {
+            Some(Hold::Syncing)
+        } else {
+            None
+        };
+        let patch = (!self.changes.is_empty() && hold.is_none()).then(|| {
+            let mut annotations = Map::new();
+            if self.next != self.memory {
+                annotations.insert(names::APPLIED.to_owned(), Value::String(self.next.text()));
+            }
+            if spend {
+                annotations.insert(names::MANAGE.to_owned(), Value::Null);
+            }
+            let mut patch = json!({
+                "metadata": {
+                    "resourceVersion": live.metadata.resource_version,
+                    "annotations": annotations,
+                },
+            });
+            if !self.spec.is_empty()
+                && let Some(patch) = patch.as_object_mut()
+            {
+                patch.insert("spec".to_owned(), json!({ "disks": self.spec }));
+            }
+            patch
+        });
+        Decision {
+            changes: self.changes,
+            hold,
+            patch,
+            needs_others: self.needs_others,
+            disks,
+            unknown_given,
+        }
+    }
+}
+
+fn as_it_stands(live: &LiveDisk, want: &DiskSpec) -> DiskSpec {
+    let mut tags = live.tags.clone().unwrap_or_default();
+    tags.sort_unstable();
+    DiskSpec {
+        disk_type: live
+            .disk_type
+            .clone()
+            .unwrap_or_else(|| want.disk_type.clone()),
+        path: want.path.clone(),
+        allow_scheduling: live.allow_scheduling.unwrap_or(want.allow_scheduling),
+        eviction_requested: live.eviction_requested.unwrap_or(want.eviction_requested),
+        storage_reserved: live.storage_reserved.unwrap_or(want.storage_reserved),
+        tags,
+    }
+}
+
+/// The disk spec that policy wants.
+///
+/// # Errors
+/// Says what Longhorn's webhook would deny, or would take and shouldn't.
+pub fn want(disk: &HostDisk) -> Result<DiskSpec, String> {
+    if !disk.path.starts_with('/') || clean_path(&disk.path) == "/" {
+        return Err(format!(
+            "path {:?} is not an absolute path below the root",
+            disk.path
+        ));
+    }
+    let reserved = match &disk.reserved {
+        Some(text) => values::reserved(text, disk.capacity)?,
+        None => 0,
+    };
+    Ok(DiskSpec {
+        disk_type: "filesystem".to_owned(),
+        path: disk.path.clone(),
+        allow_scheduling: true,
+        eviction_requested: false,
+        storage_reserved: reserved,
+        tags: values::tags(&disk.tags)?,
+    })
+}
+
+/// A path as Go's `filepath.Clean` makes it: Longhorn (since 1.12) compares paths in that form.
+#[must_use]
+pub fn clean_path(path: &str) -> String {
+    let rooted = path.starts_with('/');
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|p| *p != "..") => {
+                parts.pop();
+            }
+            ".." if rooted => {}
+            part => parts.push(part),
+        }
+    }
+    match (rooted, parts.is_empty()) {
+        (true, _) => format!("/{}", parts.join("/")),
+        (false, true) => ".".to_owned(),
+        (false, false) => parts.join("/"),
+    }
+}

@@ -1,0 +1,732 @@
+//! Scenarios over a stand-in object: patches are applied as RFC 7396 says, other writers as they write.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use storage_core::model::DiskName;
+
+use super::*;
+use crate::names;
+
+fn merge(target: &mut Value, patch: &Value) {
+    let Some(patch) = patch.as_object() else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    let members = target.as_object_mut().unwrap();
+    for (key, value) in patch {
+        if value.is_null() {
+            members.remove(key);
+        } else {
+            merge(members.entry(key).or_insert(Value::Null), value);
+        }
+    }
+}
+
+struct Bed {
+    object: Value,
+    disks: Vec<HostDisk>,
+    seed: BTreeMap<String, DiskSpec>,
+    others: Option<BTreeMap<String, String>>,
+    absence_proven: bool,
+    vanished_off: bool,
+    writes: u32,
+}
+
+fn disk(name: &str) -> HostDisk {
+    HostDisk {
+        name: DiskName::new(name).unwrap(),
+        id: format!("fs-of-{name}"),
+        path: format!("/mnt/longhorn/{name}"),
+        presence: Presence::Mounted,
+        capacity: 100_000,
+        tags: vec![],
+        reserved: None,
+        config: DiskConfig::Absent,
+    }
+}
+
+impl Bed {
+    fn new(names: &[&str]) -> Self {
+        Self {
+            object: json!({
+                "apiVersion": "longhorn.io/v1beta2",
+                "kind": "Node",
+                "metadata": {"name": "k3s1", "uid": "u", "resourceVersion": "1"},
+                "spec": {"name": "k3s1", "allowScheduling": true, "disks": {}, "tags": []},
+                "status": {"diskStatus": null, "conditions": null},
+            }),
+            disks: names.iter().map(|n| disk(n)).collect(),
+            seed: BTreeMap::new(),
+            others: Some(BTreeMap::new()),
+            absence_proven: true,
+            vanished_off: false,
+            writes: 0,
+        }
+    }
+
+    fn decide(&self) -> Decision {
+        decide(&Input {
+            disks: &self.disks,
+            absence_proven: self.absence_proven,
+            live: &LonghornNode::decode(self.object.clone()).unwrap(),
+            seed: &self.seed,
+            others: self.others.as_ref(),
+            vanished_off: self.vanished_off,
+        })
+    }
+
+    /// One decision, carried out. Longhorn's mutator and a full update by it follow.
+    fn step(&mut self) -> Decision {
+        let decision = self.decide();
+        if let Some(patch) = &decision.patch {
+            assert!(!decision.changes.is_empty());
+            merge(&mut self.object, patch);
+            self.writes += 1;
+        } else {
+            assert!(decision.changes.is_empty() || decision.hold.is_some());
+        }
+        decision
+    }
+
+    fn sync(&mut self) {
+        let keys: Vec<String> = self.keys();
+        let mut status = json!({});
+        for key in keys {
+            status[&key] = json!({
+                "diskUUID": format!("uuid-{key}"),
+                "conditions": [{"type": "Ready", "status": "True"}],
+            });
+            // longhorn-manager writes every leaf whenever it updates the object.
+            let spec = &mut self.object["spec"]["disks"][&key];
+            for (leaf, zero) in [
+                ("diskDriver", json!("")),
+                ("diskType", json!("filesystem")),
+                ("allowScheduling", json!(false)),
+                ("evictionRequested", json!(false)),
+                ("storageReserved", json!(0)),
+                ("tags", json!([])),
+            ] {
+                if spec.get(leaf).is_none() {
+                    spec[leaf] = zero;
+                }
+            }
+        }
+        self.object["status"]["diskStatus"] = status;
+    }
+
+    /// Steps until nothing is written; the pass after must want nothing.
+    fn settle(&mut self) -> Decision {
+        for _ in 0..5 {
+            if self.step().patch.is_none() {
+                let last = self.decide();
+                assert_eq!(last.patch, None);
+                return last;
+            }
+            self.sync();
+        }
+        panic!("never settles: {:?}", self.decide());
+    }
+
+    fn keys(&self) -> Vec<String> {
+        self.object["spec"]["disks"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect()
+    }
+
+    fn spec(&mut self, key: &str) -> &mut Value {
+        &mut self.object["spec"]["disks"][key]
+    }
+
+    fn annotate(&mut self, key: &str, value: &str) {
+        self.object["metadata"]["annotations"][key] = json!(value);
+    }
+}
+
+#[test]
+fn all_new_disks_come_in_one_write_with_every_leaf() {
+    let mut bed = Bed::new(&["sdb1", "sdc1", "nvme0n1p1"]);
+    bed.disks[0].tags = vec!["ssd".into(), "fast".into(), "ssd".into()];
+    bed.disks[0].reserved = Some("10%".into());
+    let decision = bed.step();
+    assert_eq!(bed.writes, 1);
+    assert_eq!(
+        decision.patch.as_ref().unwrap()["metadata"]["resourceVersion"],
+        "1"
+    );
+    assert_eq!(
+        *bed.spec("sdb1"),
+        json!({
+            "diskType": "filesystem", "path": "/mnt/longhorn/sdb1", "allowScheduling": true,
+            "evictionRequested": false, "storageReserved": 10_000, "tags": ["fast", "ssd"],
+        })
+    );
+    assert_eq!(bed.keys(), ["nvme0n1p1", "sdb1", "sdc1"]);
+}
+
+#[test]
+fn the_schema_of_1_6_which_has_no_disk_driver_is_never_sent_one() {
+    let mut bed = Bed::new(&["sdb1"]);
+    assert!(!bed.step().patch.unwrap().to_string().contains("diskDriver"));
+}
+
+#[test]
+fn a_second_pass_writes_nothing() {
+    let mut bed = Bed::new(&["sdb1", "sdc1"]);
+    bed.disks[0].tags = vec!["b".into(), "a".into()];
+    bed.settle();
+    for _ in 0..10 {
+        bed.sync();
+        assert!(bed.step().changes.is_empty());
+    }
+    assert_eq!(bed.writes, 1);
+}
+
+#[test]
+fn nothing_is_written_while_longhorn_syncs() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.step();
+    bed.disks.push(disk("sdc1"));
+    let decision = bed.step();
+    assert_eq!(decision.hold, Some(Hold::Syncing));
+    assert_eq!(bed.writes, 1);
+    bed.sync();
+    bed.step();
+    assert_eq!(bed.keys(), ["sdb1", "sdc1"]);
+}
+
+#[test]
+fn nothing_is_written_to_an_object_that_longhorn_has_not_taken_over_or_deletes() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.object["spec"]["name"] = json!("");
+    assert_eq!(bed.step().hold, Some(Hold::NotTakenOver));
+    bed.object["spec"]["name"] = json!("k3s1");
+    bed.object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    assert_eq!(bed.step().hold, Some(Hold::Deleting));
+    assert_eq!(bed.writes, 0);
+}
+
+#[test]
+fn what_a_user_sets_in_the_ui_is_kept() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.settle();
+    *bed.spec("sdb1") = json!({
+        "diskType": "filesystem", "path": "/mnt/longhorn/sdb1", "diskDriver": "", "allowScheduling": false,
+        "evictionRequested": true, "storageReserved": 5, "tags": ["mine"],
+    });
+    let decision = bed.settle();
+    assert_eq!(bed.writes, 1);
+    let Registration::Registered { kept, .. } = &decision.disks["sdb1"] else {
+        panic!()
+    };
+    assert_eq!(
+        *kept,
+        [
+            Leaf::EvictionRequested,
+            Leaf::AllowScheduling,
+            Leaf::StorageReserved,
+            Leaf::Tags
+        ]
+    );
+    // A change of policy does not touch what is theirs.
+    bed.disks[0].tags = vec!["policy".into()];
+    bed.disks[0].reserved = Some("10".into());
+    bed.settle();
+    assert_eq!(bed.writes, 1);
+    assert_eq!(bed.spec("sdb1")["tags"], json!(["mine"]));
+}
+
+#[test]
+fn a_leaf_set_back_to_what_we_set_is_ours_again() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.disks[0].tags = vec!["a".into()];
+    bed.settle();
+    bed.spec("sdb1")["tags"] = json!(["mine"]);
+    bed.settle();
+    bed.spec("sdb1")["tags"] = json!(["a"]);
+    bed.disks[0].tags = vec!["b".into()];
+    bed.settle();
+    assert_eq!(bed.spec("sdb1")["tags"], json!(["b"]));
+}
+
+#[test]
+fn a_change_of_policy_reaches_the_leaves_that_are_ours() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.settle();
+    bed.disks[0].tags = vec!["ssd".into()];
+    bed.disks[0].reserved = Some("50%".into());
+    let decision = bed.step();
+    assert_eq!(
+        decision.patch.unwrap()["spec"]["disks"],
+        json!({"sdb1": {"tags": ["ssd"], "storageReserved": 50_000}}),
+        "only what changes is named"
+    );
+    bed.sync();
+    bed.settle();
+    assert_eq!(bed.writes, 2);
+}
+
+#[test]
+fn giving_a_disk_back_sets_every_leaf_again_and_spends_the_word() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.settle();
+    bed.spec("sdb1")["tags"] = json!(["mine"]);
+    bed.spec("sdb1")["allowScheduling"] = json!(false);
+    bed.annotate(names::MANAGE, "sdb1");
+    let decision = bed.settle();
+    assert!(
+        matches!(&decision.disks["sdb1"], Registration::Registered { kept, .. } if kept.is_empty())
+    );
+    assert_eq!(bed.spec("sdb1")["allowScheduling"], json!(true));
+    assert!(
+        bed.object["metadata"]["annotations"]
+            .get(names::MANAGE)
+            .is_none()
+    );
+}
+
+#[test]
+fn a_disk_that_a_user_removed_stays_removed_until_they_say_otherwise() {
+    let mut bed = Bed::new(&["sdb1", "sdc1"]);
+    bed.settle();
+    bed.object["spec"]["disks"]
+        .as_object_mut()
+        .unwrap()
+        .remove("sdb1");
+    bed.sync();
+    let decision = bed.settle();
+    assert_eq!(decision.disks["sdb1"], Registration::Removed);
+    assert_eq!((bed.writes, bed.keys()), (1, vec!["sdc1".to_owned()]));
+    // Other writes do not bring it back.
+    bed.disks.push(disk("sdd1"));
+    bed.settle();
+    assert_eq!(bed.keys(), ["sdc1", "sdd1"]);
+    bed.annotate(names::MANAGE, " sdb1 , nosuch");
+    assert_eq!(bed.decide().unknown_given, ["nosuch"]);
+    bed.settle();
+    assert_eq!(bed.keys(), ["sdb1", "sdc1", "sdd1"]);
+}
+
+#[test]
+fn removing_every_disk_by_hand_leaves_the_node_empty() {
+    let mut bed = Bed::new(&["sdb1", "sdc1"]);
+    bed.settle();
+    bed.object["spec"]["disks"] = json!({});
+    bed.sync();
+    bed.settle();
+    assert!(bed.keys().is_empty());
+}
+
+#[test]
+fn a_longhorn_node_made_anew_gets_its_disks_again() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.settle();
+    bed.object = Bed::new(&[]).object;
+    bed.settle();
+    assert_eq!(bed.keys(), ["sdb1"]);
+}
+
+#[test]
+fn a_new_disk_under_the_name_of_a_removed_one_is_registered() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.settle();
+    bed.object["spec"]["disks"] = json!({});
+    bed.sync();
+    bed.disks[0].id = "another".into();
+    bed.settle();
+    assert_eq!(bed.keys(), ["sdb1"]);
+}
+
+#[test]
+fn a_new_disk_under_the_name_of_a_registered_one_is_held_back() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.settle();
+    bed.disks[0].id = "another".into();
+    let decision = bed.settle();
+    assert!(
+        matches!(&decision.disks["sdb1"], Registration::KeyTaken { by } if by.contains("fs-of-sdb1"))
+    );
+    assert_eq!(bed.writes, 1);
+}
+
+#[test]
+fn flux_with_other_keys_or_none_does_not_interact() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.object["spec"]["disks"]["theirs"] = json!({"path": "/mnt/other", "allowScheduling": true});
+    bed.sync();
+    let before = bed.spec("theirs").clone();
+    bed.settle();
+    assert_eq!(bed.keys(), ["sdb1", "theirs"]);
+    assert_eq!(*bed.spec("theirs"), before);
+    // `disks: {}` by server-side apply changes nothing of a granular map.
+    bed.settle();
+    assert_eq!(bed.writes, 1);
+}
+
+#[test]
+fn the_same_key_made_by_flux_first_is_left() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.disks[0].tags = vec!["policy".into()];
+    bed.object["spec"]["disks"]["sdb1"] =
+        json!({"path": "/mnt/longhorn/sdb1/", "allowScheduling": false, "tags": ["flux"]});
+    bed.sync();
+    let decision = bed.settle();
+    assert_eq!(
+        decision.disks["sdb1"],
+        Registration::ByOthers { key: "sdb1".into() }
+    );
+    assert_eq!(bed.writes, 0);
+}
+
+#[test]
+fn the_same_key_taken_over_by_flux_afterwards_keeps_fluxs_leaves_without_a_fight() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.disks[0].tags = vec!["policy".into()];
+    bed.settle();
+    for _ in 0..3 {
+        bed.spec("sdb1")["tags"] = json!(["flux"]);
+        bed.spec("sdb1")["allowScheduling"] = json!(false);
+        bed.settle();
+    }
+    assert_eq!(bed.writes, 1);
+    // Flux drops the key: the leaves it alone owned go, and longhorn-manager's next update writes zeros.
+    bed.spec("sdb1")
+        .as_object_mut()
+        .unwrap()
+        .remove("allowScheduling");
+    bed.spec("sdb1").as_object_mut().unwrap().remove("tags");
+    bed.settle();
+    assert_eq!(
+        bed.spec("sdb1")["tags"],
+        json!(["policy"]),
+        "an absent leaf is nobody's"
+    );
+    assert_eq!(bed.spec("sdb1")["allowScheduling"], json!(true));
+}
+
+#[test]
+fn the_same_path_under_another_key_is_not_registered_twice() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.object["spec"]["disks"]["byhand"] = json!({"path": "/mnt/x/../longhorn//sdb1/"});
+    bed.sync();
+    let decision = bed.settle();
+    assert_eq!(
+        decision.disks["sdb1"],
+        Registration::ByOthers {
+            key: "byhand".into()
+        }
+    );
+    assert_eq!(bed.writes, 0);
+}
+
+#[test]
+fn a_key_with_another_path_is_left() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.settle();
+    bed.spec("sdb1")["path"] = json!("/elsewhere");
+    assert!(matches!(
+        bed.settle().disks["sdb1"],
+        Registration::KeyTaken { .. }
+    ));
+    assert_eq!(bed.writes, 1);
+}
+
+#[test]
+fn disks_that_longhorn_made_from_our_seed_are_ours() {
+    let mut bed = Bed::new(&["sdb1"]);
+    let seed = DiskSpec {
+        storage_reserved: 1,
+        ..want(&bed.disks[0]).unwrap()
+    };
+    bed.seed.insert("sdb1".into(), seed.clone());
+    bed.object["spec"]["disks"]["sdb1"] = serde_json::to_value(seed).unwrap();
+    bed.sync();
+    let decision = bed.settle();
+    assert!(matches!(
+        decision.disks["sdb1"],
+        Registration::Registered { .. }
+    ));
+    assert_eq!(
+        bed.spec("sdb1")["storageReserved"],
+        json!(0),
+        "the seed cannot say 0, the spec can"
+    );
+    assert_eq!(bed.writes, 1);
+}
+
+#[test]
+fn a_vanished_disk_stays_registered_and_keeps_scheduling_unless_told_otherwise() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.settle();
+    let gone = bed.disks.remove(0);
+    assert_eq!(bed.settle().disks["sdb1"], Registration::Missing);
+    assert_eq!((bed.writes, bed.keys().len()), (1, 1));
+    bed.vanished_off = true;
+    bed.absence_proven = false;
+    assert!(
+        !bed.settle().disks.contains_key("sdb1"),
+        "a pass that saw too little proves no absence"
+    );
+    bed.absence_proven = true;
+    bed.settle();
+    assert_eq!(bed.spec("sdb1")["allowScheduling"], json!(false));
+    assert_eq!(bed.keys(), ["sdb1"]);
+    // It comes back: what we turned off, we turn on.
+    bed.disks.push(gone);
+    bed.settle();
+    assert_eq!(bed.spec("sdb1")["allowScheduling"], json!(true));
+    assert_eq!(bed.writes, 3);
+}
+
+#[test]
+fn scheduling_that_a_user_turned_off_before_the_disk_vanished_stays_off_when_it_returns() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.vanished_off = true;
+    bed.settle();
+    bed.spec("sdb1")["allowScheduling"] = json!(false);
+    let gone = bed.disks.remove(0);
+    bed.settle();
+    bed.disks.push(gone);
+    bed.settle();
+    assert_eq!(bed.spec("sdb1")["allowScheduling"], json!(false));
+}
+
+#[test]
+fn scheduling_is_not_turned_on_while_a_user_evicts_the_disk() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.vanished_off = true;
+    bed.settle();
+    let gone = bed.disks.remove(0);
+    bed.settle();
+    bed.spec("sdb1")["evictionRequested"] = json!(true);
+    bed.disks.push(gone);
+    bed.settle();
+    // Longhorn's webhook denies eviction with scheduling on.
+    assert_eq!(bed.spec("sdb1")["allowScheduling"], json!(false));
+}
+
+#[test]
+fn a_disk_that_is_not_mounted_is_not_shown_to_longhorn() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.disks[0].presence = Presence::NotMounted("no such mount on the host".into());
+    let decision = bed.settle();
+    assert!(matches!(
+        decision.disks["sdb1"],
+        Registration::NotMounted {
+            registered: false,
+            ..
+        }
+    ));
+    assert!(bed.keys().is_empty());
+}
+
+#[test]
+fn a_copy_of_a_disk_of_another_node_is_quarantined() {
+    let mut bed = Bed::new(&["sdb1", "sdc1"]);
+    bed.disks[0].config = DiskConfig::Uuid("u1".into());
+    bed.others = None;
+    let decision = bed.step();
+    assert!(decision.needs_others);
+    assert!(matches!(
+        decision.disks["sdb1"],
+        Registration::Waiting { .. }
+    ));
+    bed.sync();
+    bed.others = Some([("u1".to_owned(), "k3s2".to_owned())].into());
+    let decision = bed.settle();
+    assert!(
+        matches!(&decision.disks["sdb1"], Registration::Quarantined { node, .. } if node == "k3s2")
+    );
+    assert_eq!(
+        bed.keys(),
+        ["sdc1"],
+        "the other disk is registered all the same"
+    );
+    bed.others = Some(BTreeMap::new());
+    bed.settle();
+    assert_eq!(bed.keys(), ["sdb1", "sdc1"]);
+    assert!(!bed.decide().needs_others, "a registered disk asks nobody");
+}
+
+#[test]
+fn a_copy_beside_its_original_is_quarantined() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.settle();
+    let mut copy = disk("sdc1");
+    copy.config = DiskConfig::Uuid("uuid-sdb1".into());
+    bed.disks.push(copy);
+    assert!(
+        matches!(&bed.settle().disks["sdc1"], Registration::Quarantined { node, .. } if node == "k3s1")
+    );
+}
+
+#[test]
+fn a_broken_longhorn_disk_cfg_is_refused_with_what_to_do() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.disks[0].config = DiskConfig::Broken("it is empty".into());
+    let text = bed.settle().disks["sdb1"].to_string();
+    assert!(
+        text.contains("/mnt/longhorn/sdb1/longhorn-disk.cfg") && text.contains("delete"),
+        "{text}"
+    );
+}
+
+#[test]
+fn one_disk_with_bad_values_does_not_keep_the_others_from_being_registered() {
+    let mut bed = Bed::new(&["sdb1", "sdc1", "sdd1"]);
+    bed.disks[0].tags = vec!["bad tag".into()];
+    bed.disks[1].reserved = Some("200%".into());
+    let decision = bed.settle();
+    assert!(matches!(
+        decision.disks["sdb1"],
+        Registration::Refused { .. }
+    ));
+    assert!(matches!(
+        decision.disks["sdc1"],
+        Registration::Refused { .. }
+    ));
+    assert_eq!(bed.keys(), ["sdd1"]);
+}
+
+#[test]
+fn two_disks_of_one_name_are_both_refused() {
+    let mut bed = Bed::new(&["sdb1", "sdb1"]);
+    assert!(matches!(
+        bed.settle().disks["sdb1"],
+        Registration::Refused { .. }
+    ));
+    assert!(bed.keys().is_empty());
+}
+
+#[test]
+fn an_unreadable_memory_stops_every_write_and_says_how_to_go_on() {
+    for text in ["{", "[]", r#"{"v":2,"disks":{}}"#, r#"{"v":1}"#] {
+        let mut bed = Bed::new(&["sdb1"]);
+        bed.annotate(names::APPLIED, text);
+        let decision = bed.step();
+        assert_eq!(bed.writes, 0);
+        assert!(decision.hold.unwrap().to_string().contains(names::APPLIED));
+    }
+}
+
+#[test]
+fn objects_of_every_release_and_odd_ones_decode() {
+    for (spec, status) in [
+        (json!(null), json!(null)),
+        (
+            json!({"disks": null}),
+            json!({"diskStatus": null, "conditions": null}),
+        ),
+        (
+            json!({"disks": {"a": {"tags": "oops", "storageReserved": "1"}}, "new": 1}),
+            json!({}),
+        ),
+        (
+            json!({"disks": {"a": {}}}),
+            json!({"diskStatus": {"a": {"conditions": null, "diskUUID": null, "healthData": {"x": 1}}}}),
+        ),
+    ] {
+        LonghornNode::decode(json!({"metadata": {"name": "n"}, "spec": spec, "status": status}))
+            .unwrap();
+    }
+    let bad = json!({"spec": {"disks": ["not a map"]}});
+    assert!(
+        LonghornNode::decode(bad).is_err(),
+        "a disk must not be overlooked"
+    );
+}
+
+#[test]
+fn paths_are_compared_as_go_cleans_them() {
+    for (path, clean) in [
+        ("/x", "/x"),
+        ("/x/", "/x"),
+        ("/y/../x", "/x"),
+        ("/../x", "/x"),
+        ("//x//y/.", "/x/y"),
+        ("/", "/"),
+        ("", "."),
+        ("a/..", "."),
+        ("../a", "../a"),
+    ] {
+        assert_eq!(clean_path(path), clean, "{path}");
+    }
+}
+
+fn any_live() -> impl Strategy<Value = Value> {
+    let leaf = (
+        proptest::option::of(any::<bool>()),
+        proptest::option::of(any::<bool>()),
+        proptest::option::of(0_i64..3),
+        proptest::option::of(proptest::collection::vec("[ab]", 0..3)),
+        prop_oneof!["/mnt/longhorn/sd[bcd]1", "/other"],
+    );
+    proptest::collection::btree_map("sd[bcdx]1", leaf, 0..4).prop_map(|disks| {
+        let disks: serde_json::Map<String, Value> = disks
+            .into_iter()
+            .map(|(key, (scheduling, eviction, reserved, tags, path))| {
+                let mut disk = json!({"path": path, "diskType": "filesystem"});
+                for (leaf, value) in [
+                    ("allowScheduling", scheduling.map(Value::from)),
+                    ("evictionRequested", eviction.map(Value::from)),
+                    ("storageReserved", reserved.map(Value::from)),
+                    ("tags", tags.map(Value::from)),
+                ] {
+                    if let Some(value) = value {
+                        disk[leaf] = value;
+                    }
+                }
+                (key, disk)
+            })
+            .collect();
+        Value::Object(disks)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever others have done to the object after we registered: one more write at most, then quiet; no
+    /// key ever goes; a key that was never ours never changes.
+    #[test]
+    fn any_object_settles_without_a_loss(
+        names in proptest::collection::btree_set("sd[bcd]1", 0..4),
+        first in any::<bool>(),
+        theirs in any_live(),
+        vanished_off in any::<bool>(),
+        tags in proptest::collection::vec("[ab]", 0..3),
+    ) {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut bed = Bed::new(&names);
+        bed.vanished_off = vanished_off;
+        let mut ours = Vec::new();
+        if first {
+            bed.settle();
+            ours = bed.keys();
+        }
+        bed.object["spec"]["disks"] = theirs.clone();
+        bed.sync();
+        let before = bed.object["spec"]["disks"].clone();
+        for disk in &mut bed.disks {
+            disk.tags = tags.clone();
+        }
+        let writes = bed.writes;
+        bed.settle();
+        prop_assert!(bed.writes <= writes + 1);
+        for (key, spec) in before.as_object().unwrap() {
+            let after = bed.object["spec"]["disks"].get(key);
+            prop_assert!(after.is_some(), "{key} was removed");
+            if !ours.contains(key) {
+                prop_assert_eq!(after.unwrap(), spec);
+            }
+            prop_assert_eq!(&after.unwrap()["path"], &spec["path"]);
+        }
+    }
+}

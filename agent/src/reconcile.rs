@@ -1,0 +1,862 @@
+//! The loop: snapshot, one pass, publish the differences, wait.
+//!
+//! A pass over the host runs on a blocking thread, one at a time; a wake during a pass causes another one. While a
+//! pass is at work (making a filesystem takes minutes) changes of the Node and the Longhorn Node are still answered,
+//! with what the last pass found. Each action that fails rests for a time of its own and keeps no other back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sha2::{Digest, Sha256};
+use storage_core::model::Approval;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
+
+use crate::annotation::{self, NodeMeta, SeedAction};
+use crate::api::{Cluster, Seen, Trouble, draw};
+use crate::host::{Findings, Host, Request};
+use crate::http::Board;
+use crate::longhorn::{Decision, Input, LonghornNode, Registration, decide};
+use crate::names;
+use crate::view::{DiskView, NodeView, Notice, SCHEMA, Standing, standings, transitions};
+
+/// What the loop does and does not do.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Name of our Node.
+    pub node: String,
+    /// Observe and show only: nothing is written to host or cluster.
+    pub dry_run: bool,
+    /// The host is looked at this often when nothing happens (spread by a tenth, by the node's name).
+    pub resync: Duration,
+    /// Whether scheduling is turned off on a disk that vanished.
+    pub vanished_off: bool,
+    /// Identity of the cluster, when it is known already.
+    pub cluster: Option<Uuid>,
+    /// Whether disks may be worked upon before the cluster's identity is known (it is part of each disk's record).
+    pub without_cluster: bool,
+    /// The longest that a stop waits for a pass at work; what it leaves half done, the next run finishes.
+    pub grace: Duration,
+}
+
+/// Why the host is to be looked at. Several reasons may come together.
+#[derive(Debug, Default)]
+pub struct Wakes {
+    reasons: AtomicU8,
+    notify: Notify,
+}
+
+/// A reason to look at the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Wake {
+    /// Kernel uevents.
+    Uevent = 1,
+    /// SIGHUP: everything is forgotten and looked at anew.
+    Hangup = 2,
+    /// The slow timer.
+    Timer = 4,
+    /// An operator approved a disk.
+    Approval = 8,
+    /// Something failed that may succeed now.
+    Retry = 16,
+    /// The agent starts.
+    Start = 32,
+}
+
+impl Wake {
+    const ALL: [Self; 6] = [
+        Self::Start,
+        Self::Approval,
+        Self::Hangup,
+        Self::Uevent,
+        Self::Retry,
+        Self::Timer,
+    ];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Uevent => "uevent",
+            Self::Hangup => "hangup",
+            Self::Timer => "timer",
+            Self::Approval => "approval",
+            Self::Retry => "retry",
+            Self::Start => "start",
+        }
+    }
+}
+
+impl Wakes {
+    /// Wakes the loop. Never lost: a wake during a pass causes another pass.
+    pub fn wake(&self, reason: Wake) {
+        self.reasons.fetch_or(reason as u8, Ordering::AcqRel);
+        self.notify.notify_one();
+    }
+
+    fn take(&self) -> Vec<Wake> {
+        let bits = self.reasons.swap(0, Ordering::AcqRel);
+        Wake::ALL
+            .into_iter()
+            .filter(|wake| bits & *wake as u8 != 0)
+            .collect()
+    }
+
+    fn waits(&self) -> bool {
+        self.reasons.load(Ordering::Acquire) != 0
+    }
+}
+
+/// A number from 0.0 to 1.0 that belongs to a node's name: what many agents do at once, they do spread by it.
+#[must_use]
+pub fn spread(node: &str) -> f64 {
+    let digest = Sha256::digest(node.as_bytes());
+    let (a, b) = (digest.first().copied(), digest.get(1).copied());
+    let number = u16::from_be_bytes([a.unwrap_or(0), b.unwrap_or(0)]);
+    f64::from(number) / f64::from(u16::MAX)
+}
+
+/// One kind of write or read that rests by itself after it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Action {
+    ClusterUid,
+    Approvals,
+    DiskUuids,
+    Longhorn,
+    Seed,
+    Report,
+    Events,
+}
+
+impl Action {
+    fn words(self) -> &'static str {
+        match self {
+            Self::ClusterUid => "reading the cluster's identity",
+            Self::Approvals => "spending an approval",
+            Self::DiskUuids => "comparing disk UUIDs with the other nodes",
+            Self::Longhorn => "updating the Longhorn node",
+            Self::Seed => "updating the seed annotation",
+            Self::Report => "updating the report annotation",
+            Self::Events => "posting an event",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Rest {
+    until: Instant,
+    failures: u32,
+    why: String,
+}
+
+/// How long the UUIDs of the other nodes are believed.
+const OTHERS_KEPT: Duration = Duration::from_secs(60);
+/// Events posted in one turn at most; the rest comes in the next.
+const EVENTS_AT_ONCE: usize = 32;
+/// Pause before a pass is repeated because something failed that may pass; doubles.
+const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
+
+/// The agent of one node.
+pub struct Agent<C, H> {
+    settings: Settings,
+    cluster: Arc<C>,
+    host: Option<H>,
+    board: Arc<Board>,
+    wakes: Arc<Wakes>,
+    node: watch::Receiver<Seen<NodeMeta>>,
+    longhorn: watch::Receiver<Seen<LonghornNode>>,
+    findings: Option<Findings>,
+    /// Approvals that were spent and are not acted upon yet.
+    approvals: Vec<Approval>,
+    /// Resource version of the Node when its approvals were last spent.
+    spent_at: Option<String>,
+    rests: BTreeMap<Action, Rest>,
+    others: Option<(Instant, BTreeMap<String, String>)>,
+    /// The object as our write left it, until the watch shows another than the one we wrote on.
+    fresh_node: Option<(String, NodeMeta)>,
+    fresh_longhorn: Option<(String, LonghornNode)>,
+    /// Standings that events were posted for.
+    told: Option<BTreeMap<String, Standing>>,
+    told_problems: BTreeSet<String>,
+    notices: Vec<Notice>,
+    /// Each disk's standing with Longhorn, as last known.
+    standing: Option<BTreeMap<String, Registration>>,
+    pass_failures: u32,
+    retry_pass_at: Option<Instant>,
+    last_event_texts: BTreeSet<String>,
+}
+
+impl<C, H> std::fmt::Debug for Agent<C, H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+type Running<H> = JoinHandle<(H, Findings, Duration)>;
+
+impl<C: Cluster, H: Host> Agent<C, H> {
+    /// An agent that has seen nothing yet.
+    pub fn new(
+        settings: Settings,
+        cluster: Arc<C>,
+        host: H,
+        board: Arc<Board>,
+        wakes: Arc<Wakes>,
+        node: watch::Receiver<Seen<NodeMeta>>,
+        longhorn: watch::Receiver<Seen<LonghornNode>>,
+    ) -> Self {
+        Self {
+            settings,
+            cluster,
+            host: Some(host),
+            board,
+            wakes,
+            node,
+            longhorn,
+            findings: None,
+            approvals: Vec::new(),
+            spent_at: None,
+            rests: BTreeMap::new(),
+            others: None,
+            fresh_node: None,
+            fresh_longhorn: None,
+            told: None,
+            told_problems: BTreeSet::new(),
+            notices: Vec::new(),
+            standing: None,
+            pass_failures: 0,
+            retry_pass_at: None,
+            last_event_texts: BTreeSet::new(),
+        }
+    }
+
+    /// Runs until `stop` ends.
+    ///
+    /// # Errors
+    /// When a pass died: the host's state in memory is lost, so the process must start anew.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), String> {
+        let mut stop = std::pin::pin!(stop);
+        let period = self
+            .settings
+            .resync
+            .mul_f64(0.9 + 0.2 * spread(&self.settings.node));
+        let mut timer = Instant::now() + period;
+        let mut running: Option<Running<H>> = None;
+        let mut cause = "start";
+        self.wakes.wake(Wake::Start);
+        loop {
+            if running.is_none() && self.wakes.waits() {
+                let wakes = self.wakes.take();
+                cause = wakes.first().map_or("start", |w| w.word());
+                tracing::debug!(cause, "a pass begins");
+                running = self.begin(&wakes).await;
+            }
+            self.board.turn(running.is_some());
+            let due = self.publish().await;
+            // A wake that comes while a pass is at work waits for its end.
+            let wake = running.is_none();
+            let retry = [due, self.retry_pass_at.filter(|_| wake)]
+                .into_iter()
+                .flatten()
+                .min();
+            let next = retry.map_or(timer, |at| at.min(timer));
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                done = finished(&mut running) => {
+                    running = None;
+                    let (host, findings, took) = done?;
+                    self.end(host, findings, took, cause);
+                }
+                () = self.wakes.notify.notified(), if wake => {}
+                // Both may be changed at once; what is read next is the newest state.
+                changed = self.node.changed() => {
+                    changed.map_err(|_| "the watch of the node has ended".to_owned())?;
+                }
+                changed = self.longhorn.changed() => {
+                    changed.map_err(|_| "the watch of the Longhorn node has ended".to_owned())?;
+                }
+                () = sleep_until(next) => {
+                    let now = Instant::now();
+                    if now >= timer {
+                        timer = now + period;
+                        self.wakes.wake(Wake::Timer);
+                    }
+                    if wake && self.retry_pass_at.is_some_and(|at| now >= at) {
+                        self.retry_pass_at = None;
+                        self.wakes.wake(Wake::Retry);
+                    }
+                }
+            }
+        }
+        if let Some(running) = running {
+            tracing::info!(grace = ?self.settings.grace, "stopping: a pass is at work");
+            if tokio::time::timeout(self.settings.grace, running)
+                .await
+                .is_err()
+            {
+                tracing::warn!("stopping in the middle of a pass; the next run finishes it");
+            }
+        }
+        Ok(())
+    }
+
+    async fn begin(&mut self, wakes: &[Wake]) -> Option<Running<H>> {
+        let cluster = self.cluster_uid().await;
+        let known = cluster.is_some() || self.settings.without_cluster;
+        let act = !self.settings.dry_run && known;
+        let request = Request {
+            // They wait for a pass that may act.
+            approvals: if act {
+                std::mem::take(&mut self.approvals)
+            } else {
+                Vec::new()
+            },
+            act,
+            cluster,
+            forget: wakes.contains(&Wake::Hangup),
+        };
+        let mut host = self.host.take()?;
+        Some(tokio::task::spawn_blocking(move || {
+            let began = std::time::Instant::now();
+            let findings = host.pass(&request);
+            (host, findings, began.elapsed())
+        }))
+    }
+
+    fn end(&mut self, host: H, findings: Findings, took: Duration, cause: &'static str) {
+        self.host = Some(host);
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        self.board
+            .metrics
+            .pass(cause, took, now.as_secs_f64(), !findings.retry);
+        if findings.retry {
+            let factor = 1_u32.checked_shl(self.pass_failures).unwrap_or(u32::MAX);
+            let pause = RETRY
+                .0
+                .saturating_mul(factor)
+                .min(RETRY.1)
+                .mul_f64(0.5 + draw() / 2.0);
+            self.pass_failures = (self.pass_failures + 1).min(16);
+            self.retry_pass_at = Some(Instant::now() + pause);
+        } else {
+            self.pass_failures = 0;
+            // Without the cluster's identity nothing was worked upon: look again when it may be asked for again.
+            self.retry_pass_at = self.rests.get(&Action::ClusterUid).map(|r| r.until);
+        }
+        self.notices.extend(findings.notices.iter().cloned());
+        self.findings = Some(findings);
+    }
+
+    async fn cluster_uid(&mut self) -> Option<Uuid> {
+        if self.settings.cluster.is_none() && self.may(Action::ClusterUid) {
+            match self.cluster.cluster_uid().await.and_then(|uid| {
+                Uuid::parse_str(&uid).map_err(|e| Trouble::Undecodable(format!("UID {uid:?}: {e}")))
+            }) {
+                Ok(uid) => {
+                    self.settings.cluster = Some(uid);
+                    self.well(Action::ClusterUid);
+                }
+                Err(trouble) => self.wrong(Action::ClusterUid, &trouble),
+            }
+        }
+        self.settings.cluster
+    }
+
+    fn may(&self, action: Action) -> bool {
+        self.rests
+            .get(&action)
+            .is_none_or(|rest| Instant::now() >= rest.until)
+    }
+
+    fn well(&mut self, action: Action) {
+        self.rests.remove(&action);
+    }
+
+    fn wrong(&mut self, action: Action, trouble: &Trouble) {
+        let failures = self
+            .rests
+            .get(&action)
+            .map_or(0, |r| r.failures)
+            .saturating_add(1);
+        let pause = trouble.rest(failures).mul_f64(0.75 + draw() / 2.0);
+        tracing::warn!(action = action.words(), %trouble, failures, ?pause, "failed; will be tried again");
+        let why = format!("{}: {trouble}", action.words());
+        self.rests.insert(
+            action,
+            Rest {
+                until: Instant::now() + pause,
+                failures,
+                why,
+            },
+        );
+    }
+
+    /// The Node as it is, our own last write included.
+    fn node_now(&mut self) -> Seen<NodeMeta> {
+        let seen = self.node.borrow_and_update().clone();
+        let Some(node) = seen.present() else {
+            return seen;
+        };
+        match &self.fresh_node {
+            Some((on, fresh)) if *on == node.resource_version => {
+                Seen::Present(Arc::new(fresh.clone()))
+            }
+            _ => {
+                self.fresh_node = None;
+                seen
+            }
+        }
+    }
+
+    fn longhorn_now(&mut self) -> Seen<LonghornNode> {
+        let seen = self.longhorn.borrow_and_update().clone();
+        let Some(node) = seen.present() else {
+            return seen;
+        };
+        match &self.fresh_longhorn {
+            Some((on, fresh)) if *on == node.metadata.resource_version => {
+                Seen::Present(Arc::new(fresh.clone()))
+            }
+            _ => {
+                self.fresh_longhorn = None;
+                seen
+            }
+        }
+    }
+
+    /// Makes cluster and board say what is so. Gives when it must be tried again.
+    async fn publish(&mut self) -> Option<Instant> {
+        let node = self.node_now();
+        if let Some(meta) = node.present() {
+            self.take_approvals(meta).await;
+        }
+        let findings = self.findings.clone()?;
+        let longhorn = self.longhorn_now();
+        let decision = match (node.present(), longhorn.present()) {
+            (Some(meta), Some(live)) => Some(self.decide(&findings, meta, live).await),
+            _ => None,
+        };
+        let seed = node
+            .present()
+            .map(|meta| seed_for(&findings, meta, &longhorn, decision.as_ref()));
+        if decision.is_some() || matches!(longhorn, Seen::NoResource | Seen::Absent) {
+            self.standing = decision.as_ref().map(|d| d.disks.clone());
+        }
+        let view = self.view(&findings, &longhorn, decision.as_ref(), seed.as_ref());
+        if let (Some(meta), false, true) =
+            (node.present(), self.settings.dry_run, is_known(&longhorn))
+        {
+            let meta = Arc::clone(meta);
+            // The seed shrinks before anything else; Longhorn may read it at any moment.
+            self.publish_seed(&meta, seed.as_ref()).await;
+            if let (Some(decision), Some(live)) = (&decision, longhorn.present()) {
+                self.publish_longhorn(decision, live).await;
+            }
+            self.publish_events(&meta, &view).await;
+            self.publish_report(&view).await;
+        }
+        let view = NodeView {
+            troubles: self.rests.values().map(|rest| rest.why.clone()).collect(),
+            ..view
+        };
+        let not_ready = self.not_ready(&node, &longhorn);
+        self.board.show(view, not_ready);
+        // What is past due and was not tried waits for something that a watch will tell.
+        let now = Instant::now();
+        self.rests
+            .values()
+            .map(|rest| rest.until)
+            .filter(|at| *at > now)
+            .min()
+    }
+
+    /// Spends the operator's approvals: first removed from the Node, then acted upon, so that none is used twice.
+    async fn take_approvals(&mut self, meta: &Arc<NodeMeta>) {
+        let Some(text) = meta
+            .annotations
+            .get(names::APPROVE)
+            .filter(|_| !self.settings.dry_run)
+        else {
+            self.well(Action::Approvals);
+            return;
+        };
+        let seen_at = self
+            .node
+            .borrow()
+            .present()
+            .map(|n| n.resource_version.clone());
+        if self.spent_at == seen_at || !self.may(Action::Approvals) {
+            return;
+        }
+        match self.cluster.spend_approvals(text).await {
+            Ok(()) => {
+                self.well(Action::Approvals);
+                self.spent_at = seen_at;
+                let (good, bad) = annotation::approvals(text);
+                self.notices.extend(bad.into_iter().map(|word| Notice {
+                    reason: "ApprovalRefused",
+                    about: "approval".to_owned(),
+                    note: format!("approval {word:?} cannot be read: it must be <disk id>@<hash>, as the report names it"),
+                    warning: true,
+                }));
+                if !good.is_empty() {
+                    self.approvals.extend(good);
+                    self.wakes.wake(Wake::Approval);
+                }
+            }
+            // Somebody changed or removed it in the meantime: the watch tells.
+            Err(Trouble::Invalid(..)) => self.spent_at = seen_at,
+            Err(trouble) => self.wrong(Action::Approvals, &trouble),
+        }
+    }
+
+    async fn decide(
+        &mut self,
+        findings: &Findings,
+        meta: &NodeMeta,
+        live: &LonghornNode,
+    ) -> Decision {
+        let seed = annotation::seeded(meta);
+        let decide_with = |others: Option<&BTreeMap<String, String>>| {
+            decide(&Input {
+                disks: &findings.registrable,
+                absence_proven: findings.complete,
+                live,
+                seed: &seed,
+                others,
+                vanished_off: self.settings.vanished_off,
+            })
+        };
+        let known = self
+            .others
+            .as_ref()
+            .filter(|(at, _)| at.elapsed() < OTHERS_KEPT);
+        let decision = decide_with(known.map(|(_, others)| others));
+        if !decision.needs_others {
+            self.well(Action::DiskUuids);
+            return decision;
+        }
+        if !self.may(Action::DiskUuids) {
+            return decision;
+        }
+        match self.cluster.disk_uuids().await {
+            Ok(others) => {
+                let decision = decide_with(Some(&others));
+                self.well(Action::DiskUuids);
+                self.others = Some((Instant::now(), others));
+                decision
+            }
+            Err(trouble) => {
+                self.wrong(Action::DiskUuids, &trouble);
+                decision
+            }
+        }
+    }
+
+    fn view(
+        &self,
+        findings: &Findings,
+        longhorn: &Seen<LonghornNode>,
+        decision: Option<&Decision>,
+        seed: Option<&SeedAction>,
+    ) -> NodeView {
+        let mut disks = findings.disks.clone();
+        // While the API server is away, what it said last stands.
+        let standing = self.standing.as_ref();
+        for disk in &mut disks {
+            let name = disk.name.as_deref();
+            disk.longhorn = standing
+                .zip(name)
+                .and_then(|(s, name)| s.get(name).cloned());
+        }
+        for (name, registration) in standing.into_iter().flatten() {
+            if *registration == Registration::Missing {
+                disks.push(missing(name));
+            }
+        }
+        let mut problems = findings.problems.clone();
+        if let Some(SeedAction::Leave { same: false, .. }) = seed {
+            let words = seed.map(SeedAction::words).unwrap_or_default();
+            problems.push(format!("annotation {} was {words}", names::SEED));
+        }
+        let longhorn = match longhorn {
+            Seen::Unknown => "not asked yet".to_owned(),
+            Seen::Lost(why) => why.clone(),
+            Seen::NoResource => "not installed; disks are registered when it is".to_owned(),
+            Seen::Absent => {
+                "has no node object for this node yet; disks are registered when it has".to_owned()
+            }
+            Seen::Present(_) => match decision.and_then(|d| d.hold.as_ref()) {
+                Some(hold) => format!("a change waits: {hold}"),
+                None => "present".to_owned(),
+            },
+        };
+        for name in decision.iter().flat_map(|d| &d.unknown_given) {
+            problems.push(format!(
+                "annotation {} names {name:?}, which is no disk of this node",
+                names::MANAGE
+            ));
+        }
+        NodeView {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION"),
+            node: self.settings.node.clone(),
+            dry_run: self.settings.dry_run,
+            problems,
+            troubles: Vec::new(),
+            longhorn,
+            seed: seed.map_or_else(|| "the node was not read yet".to_owned(), SeedAction::words),
+            disks,
+        }
+    }
+
+    async fn publish_seed(&mut self, meta: &NodeMeta, seed: Option<&SeedAction>) {
+        let text = match seed {
+            Some(SeedAction::Write(text)) => Some(text.clone()),
+            Some(SeedAction::Remove) => None,
+            Some(SeedAction::Keep | SeedAction::Leave { .. }) | None => {
+                self.well(Action::Seed);
+                return;
+            }
+        };
+        let annotations = text.into_iter().map(|text| (names::SEED, text)).collect();
+        self.apply(
+            Action::Seed,
+            &meta.uid,
+            names::SEED_MANAGER,
+            false,
+            annotations,
+        )
+        .await;
+    }
+
+    async fn publish_report(&mut self, view: &NodeView) {
+        let Seen::Present(meta) = self.node_now() else {
+            return;
+        };
+        let text = annotation::report(view);
+        if meta.annotations.get(names::REPORT) == Some(&text) {
+            self.well(Action::Report);
+            return;
+        }
+        // Events come first: after a crash between the two, one is told twice rather than never.
+        if self.rests.contains_key(&Action::Events) {
+            return;
+        }
+        let annotations = BTreeMap::from([(names::REPORT, text)]);
+        // The key is in our own domain: whoever edits it is overruled.
+        self.apply(Action::Report, &meta.uid, names::MANAGER, true, annotations)
+            .await;
+    }
+
+    async fn apply(
+        &mut self,
+        action: Action,
+        uid: &str,
+        manager: &str,
+        force: bool,
+        annotations: BTreeMap<&str, String>,
+    ) {
+        if !self.may(action) {
+            return;
+        }
+        let on = self
+            .node
+            .borrow()
+            .present()
+            .map(|n| n.resource_version.clone());
+        match self
+            .cluster
+            .apply_annotations(uid, manager, force, &annotations)
+            .await
+        {
+            Ok(meta) => {
+                self.well(action);
+                self.fresh_node = on.map(|on| (on, meta));
+            }
+            Err(trouble) => self.wrong(action, &trouble),
+        }
+    }
+
+    async fn publish_longhorn(&mut self, decision: &Decision, live: &LonghornNode) {
+        let Some(patch) = &decision.patch else {
+            self.well(Action::Longhorn);
+            return;
+        };
+        if !self.may(Action::Longhorn) {
+            return;
+        }
+        let on = self
+            .longhorn
+            .borrow()
+            .present()
+            .map(|n| n.metadata.resource_version.clone());
+        match self.cluster.patch_longhorn(patch).await {
+            Ok(fresh) => {
+                for change in &decision.changes {
+                    tracing::info!(%change, "changed the Longhorn node");
+                }
+                self.well(Action::Longhorn);
+                debug_assert_eq!(live.metadata.name, fresh.metadata.name);
+                self.fresh_longhorn = on.map(|on| (on, fresh));
+            }
+            Err(trouble) => self.wrong(Action::Longhorn, &trouble),
+        }
+    }
+
+    async fn publish_events(&mut self, meta: &NodeMeta, view: &NodeView) {
+        if self.told.is_none() {
+            self.told = Some(annotation::told(meta));
+            self.told_problems = annotation::told_problems(meta);
+        }
+        let told = self.told.clone().unwrap_or_default();
+        let mut notices = std::mem::take(&mut self.notices);
+        notices.extend(transitions(&told, view));
+        let news = view
+            .problems
+            .iter()
+            .filter(|p| !self.told_problems.contains(*p));
+        notices.extend(news.map(|problem| Notice {
+            reason: "NodeProblem",
+            about: "node".to_owned(),
+            note: problem.clone(),
+            warning: true,
+        }));
+        // What was posted before another one failed is not posted again with it.
+        notices.retain(|n| !self.last_event_texts.contains(&n.note));
+        if !self.may(Action::Events) {
+            self.keep(&notices);
+            return;
+        }
+        let late = notices.split_off(notices.len().min(EVENTS_AT_ONCE));
+        for (at, notice) in notices.iter().enumerate() {
+            match self.cluster.event(&meta.uid, notice).await {
+                Ok(()) => {
+                    tracing::info!(
+                        reason = notice.reason,
+                        note = notice.note,
+                        "posted an event"
+                    );
+                    self.board.metrics.event(notice.reason);
+                    self.last_event_texts.insert(notice.note.clone());
+                }
+                Err(trouble) => {
+                    self.keep(notices.get(at..).unwrap_or_default());
+                    self.keep(&late);
+                    self.wrong(Action::Events, &trouble);
+                    return;
+                }
+            }
+        }
+        self.well(Action::Events);
+        if late.is_empty() {
+            self.told = Some(standings(view));
+            self.told_problems = view.problems.iter().cloned().collect();
+            self.last_event_texts.clear();
+        } else {
+            self.keep(&late);
+            // The rest in a moment, as if it had been refused.
+            let rest = Rest {
+                until: Instant::now() + Duration::from_secs(1),
+                failures: 0,
+                why: format!("{} more events are to be posted", late.len()),
+            };
+            self.rests.insert(Action::Events, rest);
+        }
+    }
+
+    /// Keeps notices that no later comparison would find again.
+    fn keep(&mut self, notices: &[Notice]) {
+        let lasting = notices.iter().filter(|n| n.reason.starts_with("Approval"));
+        self.notices.extend(lasting.cloned());
+    }
+
+    fn not_ready(&self, node: &Seen<NodeMeta>, longhorn: &Seen<LonghornNode>) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.findings.is_none() {
+            reasons.push("the first pass over the host is not done".to_owned());
+        }
+        match node {
+            Seen::Present(_) => {}
+            Seen::Unknown => reasons.push("the node was not read yet".to_owned()),
+            Seen::Lost(why) => reasons.push(format!("the node cannot be read: {why}")),
+            Seen::NoResource | Seen::Absent => {
+                reasons.push(format!("there is no node {}", self.settings.node));
+            }
+        }
+        if let Seen::Lost(why) = longhorn {
+            reasons.push(format!("the Longhorn node cannot be read: {why}"));
+        }
+        if self.settings.cluster.is_none() && !self.settings.without_cluster {
+            reasons
+                .push("the cluster's identity is not known, so no disk is worked upon".to_owned());
+        }
+        let lasting = self.rests.values().filter(|rest| rest.failures >= 3);
+        reasons.extend(lasting.map(|rest| rest.why.clone()));
+        reasons
+    }
+}
+
+fn is_known(longhorn: &Seen<LonghornNode>) -> bool {
+    match longhorn {
+        Seen::NoResource | Seen::Absent | Seen::Present(_) => true,
+        // What is said without knowing Longhorn would be unsaid a moment later.
+        Seen::Unknown | Seen::Lost(_) => false,
+    }
+}
+
+fn seed_for(
+    findings: &Findings,
+    meta: &NodeMeta,
+    longhorn: &Seen<LonghornNode>,
+    decision: Option<&Decision>,
+) -> SeedAction {
+    let none = BTreeMap::new();
+    let standing = decision.map_or(&BTreeMap::new(), |d| &d.disks).clone();
+    let live = longhorn.present().map_or(&none, |l| &l.spec.disks);
+    annotation::seed_action(
+        meta,
+        annotation::seed(&findings.registrable, &standing, live),
+    )
+}
+
+fn missing(name: &str) -> DiskView {
+    DiskView {
+        device: String::new(),
+        name: Some(name.to_owned()),
+        disk_id: None,
+        verdict: None,
+        reasons: Vec::new(),
+        remedy: None,
+        approval: None,
+        size: None,
+        model: None,
+        transport: String::new(),
+        path: None,
+        failure: None,
+        longhorn: Some(Registration::Missing),
+        notable: true,
+    }
+}
+
+/// The end of the pass at work; never, while none is.
+async fn finished<H>(running: &mut Option<Running<H>>) -> Result<(H, Findings, Duration), String> {
+    match running {
+        Some(handle) => handle
+            .await
+            .map_err(|error| format!("a pass over the host died: {error}")),
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

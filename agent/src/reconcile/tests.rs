@@ -1,0 +1,759 @@
+//! The loop in virtual time, with a cluster and a host of plain data.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use serde_json::{Value, json};
+use storage_core::model::{DiskName, VerdictKind};
+
+use super::*;
+use crate::longhorn::{DiskConfig, HostDisk, Presence};
+use crate::metrics::Metrics;
+use crate::view::tests::disk as disk_view;
+
+#[derive(Default)]
+struct Log {
+    calls: Vec<String>,
+    events: Vec<Notice>,
+    /// Answers for coming calls, by the name of the call; then all is well.
+    troubles: BTreeMap<&'static str, VecDeque<Trouble>>,
+    node: Value,
+    longhorn: Value,
+    version: u64,
+}
+
+struct FakeCluster {
+    log: Mutex<Log>,
+    node: watch::Sender<Seen<NodeMeta>>,
+    longhorn: watch::Sender<Seen<LonghornNode>>,
+    others: Mutex<BTreeMap<String, String>>,
+}
+
+impl FakeCluster {
+    fn call(&self, name: &'static str) -> Result<std::sync::MutexGuard<'_, Log>, Trouble> {
+        let mut log = self.log.lock().unwrap();
+        log.calls.push(name.to_owned());
+        match log.troubles.get_mut(name).and_then(VecDeque::pop_front) {
+            Some(trouble) => Err(trouble),
+            None => Ok(log),
+        }
+    }
+
+    fn show_node(&self, log: &mut Log) -> NodeMeta {
+        log.version += 1;
+        log.node["resourceVersion"] = json!(log.version.to_string());
+        let meta: NodeMeta = serde_json::from_value(log.node.clone()).unwrap();
+        self.node
+            .send_replace(Seen::Present(Arc::new(meta.clone())));
+        meta
+    }
+
+    fn show_longhorn(&self, log: &mut Log) -> LonghornNode {
+        log.version += 1;
+        log.longhorn["metadata"]["resourceVersion"] = json!(log.version.to_string());
+        let node = LonghornNode::decode(log.longhorn.clone()).unwrap();
+        self.longhorn
+            .send_replace(Seen::Present(Arc::new(node.clone())));
+        node
+    }
+
+    /// As Longhorn's node controller does after a while.
+    fn sync(&self) {
+        let mut log = self.log.lock().unwrap();
+        let keys: Vec<String> = log.longhorn["spec"]["disks"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect();
+        log.longhorn["status"]["diskStatus"] = keys
+            .into_iter()
+            .map(|k| (k, json!({})))
+            .collect::<serde_json::Map<_, _>>()
+            .into();
+        self.show_longhorn(&mut log);
+    }
+}
+
+impl Cluster for FakeCluster {
+    async fn cluster_uid(&self) -> Result<String, Trouble> {
+        drop(self.call("cluster-uid")?);
+        Ok("6cb3c4a5-0f93-4b0e-8a59-6a1a0d6f1ee5".to_owned())
+    }
+
+    async fn spend_approvals(&self, text: &str) -> Result<(), Trouble> {
+        let mut log = self.call("spend")?;
+        if log.node["annotations"][names::APPROVE] != json!(text) {
+            return Err(Trouble::Invalid(422, "the test failed".into()));
+        }
+        log.node["annotations"]
+            .as_object_mut()
+            .unwrap()
+            .remove(names::APPROVE);
+        self.show_node(&mut log);
+        Ok(())
+    }
+
+    async fn apply_annotations(
+        &self,
+        uid: &str,
+        manager: &str,
+        force: bool,
+        annotations: &BTreeMap<&str, String>,
+    ) -> Result<NodeMeta, Trouble> {
+        assert_eq!(uid, "node-uid");
+        assert_eq!(force, manager == names::MANAGER, "the seed is never forced");
+        let mut log = self.call(if force { "apply-report" } else { "apply-seed" })?;
+        let key = if force { names::REPORT } else { names::SEED };
+        log.node["annotations"].as_object_mut().unwrap().remove(key);
+        let mut fields = json!({});
+        for (key, text) in annotations {
+            log.node["annotations"][key] = json!(text);
+            fields[format!("f:{key}")] = json!({});
+        }
+        let fields = json!({"f:metadata": {"f:annotations": fields}});
+        let managers = log.node["managedFields"].as_array_mut().unwrap();
+        managers.retain(|m| m["manager"] != json!(manager));
+        managers.push(json!({"manager": manager, "operation": "Apply", "fieldsV1": fields}));
+        Ok(self.show_node(&mut log))
+    }
+
+    async fn patch_longhorn(&self, patch: &Value) -> Result<LonghornNode, Trouble> {
+        let mut log = self.call("patch-longhorn")?;
+        assert_eq!(
+            patch["metadata"]["resourceVersion"],
+            log.longhorn["metadata"]["resourceVersion"]
+        );
+        merge(&mut log.longhorn, patch);
+        Ok(self.show_longhorn(&mut log))
+    }
+
+    async fn disk_uuids(&self) -> Result<BTreeMap<String, String>, Trouble> {
+        drop(self.call("list")?);
+        Ok(self.others.lock().unwrap().clone())
+    }
+
+    async fn event(&self, _uid: &str, notice: &Notice) -> Result<(), Trouble> {
+        self.call("event")?.events.push(notice.clone());
+        Ok(())
+    }
+}
+
+fn merge(target: &mut Value, patch: &Value) {
+    let Some(patch) = patch.as_object() else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (key, value) in patch {
+        if value.is_null() {
+            target.as_object_mut().unwrap().remove(key);
+        } else {
+            merge(&mut target[key], value);
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+struct FakeHost {
+    findings: Arc<Mutex<Findings>>,
+    requests: Arc<Mutex<Vec<Request>>>,
+    takes: Duration,
+}
+
+impl Host for FakeHost {
+    fn pass(&mut self, request: &Request) -> Findings {
+        self.requests.lock().unwrap().push(request.clone());
+        std::thread::sleep(self.takes);
+        self.findings.lock().unwrap().clone()
+    }
+}
+
+struct Bed {
+    cluster: Arc<FakeCluster>,
+    host: FakeHost,
+    wakes: Arc<Wakes>,
+    board: Arc<Board>,
+    settings: Settings,
+    stop: Arc<Notify>,
+    task: Option<JoinHandle<Result<(), String>>>,
+}
+
+fn host_disk(name: &str) -> HostDisk {
+    HostDisk {
+        name: DiskName::new(name).unwrap(),
+        id: format!("fs-{name}"),
+        path: format!("/mnt/longhorn/{name}"),
+        presence: Presence::Mounted,
+        capacity: 1 << 40,
+        tags: vec![],
+        reserved: None,
+        config: DiskConfig::Absent,
+    }
+}
+
+fn found(names: &[&str]) -> Findings {
+    let view = |name: &&str| {
+        let mut view = disk_view(&name[..3], VerdictKind::Ours);
+        view.name = Some((*name).to_owned());
+        view.path = Some(format!("/mnt/longhorn/{name}"));
+        view
+    };
+    Findings {
+        disks: names.iter().map(view).collect(),
+        registrable: names.iter().map(|n| host_disk(n)).collect(),
+        complete: true,
+        ..Findings::default()
+    }
+}
+
+impl Bed {
+    fn new(names: &[&str]) -> Self {
+        let node = json!({"name": "k3s1", "uid": "node-uid", "resourceVersion": "1", "annotations": {}, "managedFields": []});
+        let longhorn = json!({
+            "metadata": {"name": "k3s1", "uid": "lh-uid", "resourceVersion": "2"},
+            "spec": {"name": "k3s1", "disks": {}}, "status": {},
+        });
+        let log = Log {
+            node,
+            longhorn,
+            version: 2,
+            ..Log::default()
+        };
+        let host = FakeHost::default();
+        *host.findings.lock().unwrap() = found(names);
+        Self {
+            cluster: Arc::new(FakeCluster {
+                log: Mutex::new(log),
+                node: watch::channel(Seen::Unknown).0,
+                longhorn: watch::channel(Seen::Unknown).0,
+                others: Mutex::default(),
+            }),
+            host,
+            wakes: Arc::default(),
+            board: Arc::new(Board::new(
+                Arc::new(Metrics::new()),
+                Duration::from_secs(600),
+            )),
+            settings: Settings {
+                node: "k3s1".into(),
+                dry_run: false,
+                resync: Duration::from_secs(600),
+                vanished_off: false,
+                cluster: None,
+                without_cluster: false,
+                grace: Duration::from_secs(20),
+            },
+            stop: Arc::default(),
+            task: None,
+        }
+    }
+
+    fn start(&mut self) {
+        let agent = Agent::new(
+            self.settings.clone(),
+            Arc::clone(&self.cluster),
+            self.host.clone(),
+            Arc::clone(&self.board),
+            Arc::clone(&self.wakes),
+            self.cluster.node.subscribe(),
+            self.cluster.longhorn.subscribe(),
+        );
+        let stop = Arc::clone(&self.stop);
+        self.task = Some(tokio::spawn(
+            agent.run(async move { stop.notified().await }),
+        ));
+    }
+
+    async fn end(&mut self) {
+        self.stop.notify_one();
+        self.task.take().unwrap().await.unwrap().unwrap();
+    }
+
+    fn show_both(&self) {
+        let mut log = self.cluster.log.lock().unwrap();
+        self.cluster.show_node(&mut log);
+        self.cluster.show_longhorn(&mut log);
+    }
+
+    fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.cluster.log.lock().unwrap().calls)
+    }
+
+    fn count(&self, name: &str) -> usize {
+        self.cluster
+            .log
+            .lock()
+            .unwrap()
+            .calls
+            .iter()
+            .filter(|c| *c == name)
+            .count()
+    }
+
+    fn reasons(&self) -> Vec<&'static str> {
+        self.cluster
+            .log
+            .lock()
+            .unwrap()
+            .events
+            .iter()
+            .map(|e| e.reason)
+            .collect()
+    }
+
+    fn trouble(&self, call: &'static str, troubles: &[Trouble]) {
+        self.cluster
+            .log
+            .lock()
+            .unwrap()
+            .troubles
+            .insert(call, troubles.iter().cloned().collect());
+    }
+
+    fn annotation(&self, key: &str) -> Option<String> {
+        self.cluster.log.lock().unwrap().node["annotations"][key]
+            .as_str()
+            .map(str::to_owned)
+    }
+
+    fn keys(&self) -> Vec<String> {
+        let log = self.cluster.log.lock().unwrap();
+        log.longhorn["spec"]["disks"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect()
+    }
+
+    fn passes(&self) -> usize {
+        self.host.requests.lock().unwrap().len()
+    }
+}
+
+async fn secs(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn three_disks_are_registered_in_one_write_and_told_once() {
+    let mut bed = Bed::new(&["sdb1", "sdc1", "sdd1"]);
+    bed.start();
+    bed.show_both();
+    secs(1).await;
+    assert_eq!(bed.keys(), ["sdb1", "sdc1", "sdd1"]);
+    assert_eq!(bed.count("patch-longhorn"), 1);
+    assert!(
+        bed.annotation(names::SEED)
+            .unwrap()
+            .contains("/mnt/longhorn/sdc1")
+    );
+    assert!(
+        bed.annotation(names::REPORT)
+            .unwrap()
+            .contains("DiskRegistered")
+    );
+    bed.cluster.sync();
+    secs(1).await;
+    assert_eq!(
+        bed.reasons()
+            .iter()
+            .filter(|r| **r == "DiskPrepared")
+            .count(),
+        3
+    );
+    assert_eq!(
+        bed.reasons()
+            .iter()
+            .filter(|r| **r == "DiskRegistered")
+            .count(),
+        3
+    );
+    assert!(
+        bed.board.not_ready().is_empty(),
+        "{:?}",
+        bed.board.not_ready()
+    );
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_day_writes_nothing() {
+    let mut bed = Bed::new(&["sdb1", "sdc1"]);
+    bed.start();
+    bed.show_both();
+    secs(1).await;
+    bed.cluster.sync();
+    secs(60).await;
+    bed.calls();
+    let passes = bed.passes();
+    for _ in 0..24 * 12 {
+        // The kubelet and Longhorn write their own status all day long.
+        bed.show_both();
+        secs(300).await;
+    }
+    assert_eq!(bed.calls(), Vec::<String>::new());
+    let passes = bed.passes() - passes;
+    assert!((120..170).contains(&passes), "{passes} passes in a day");
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_says_and_writes_nothing_again() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.start();
+    bed.show_both();
+    secs(1).await;
+    bed.cluster.sync();
+    secs(60).await;
+    bed.end().await;
+    let events = bed.reasons().len();
+    bed.calls();
+    bed.start();
+    bed.show_both();
+    secs(60).await;
+    assert_eq!(bed.calls(), ["cluster-uid"]);
+    assert_eq!(bed.reasons().len(), events);
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn longhorn_that_comes_later_gets_the_disks() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.start();
+    {
+        let mut log = bed.cluster.log.lock().unwrap();
+        bed.cluster.show_node(&mut log);
+    }
+    bed.cluster.longhorn.send_replace(Seen::NoResource);
+    secs(5).await;
+    assert!(
+        bed.annotation(names::SEED).is_some(),
+        "the seed waits for Longhorn"
+    );
+    assert_eq!(bed.count("patch-longhorn"), 0);
+    bed.cluster.longhorn.send_replace(Seen::Absent);
+    secs(5).await;
+    bed.show_both();
+    secs(1).await;
+    assert_eq!(bed.keys(), ["sdb1"]);
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_added_while_longhorn_syncs_waits_for_it() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.start();
+    bed.show_both();
+    secs(1).await;
+    *bed.host.findings.lock().unwrap() = found(&["sdb1", "sdc1"]);
+    bed.wakes.wake(Wake::Uevent);
+    secs(20).await;
+    assert_eq!(bed.keys(), ["sdb1"]);
+    assert_eq!(bed.count("patch-longhorn"), 1);
+    bed.cluster.sync();
+    secs(1).await;
+    assert_eq!(bed.keys(), ["sdb1", "sdc1"]);
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn troubles_are_survived_without_a_hot_loop() {
+    for trouble in [
+        Trouble::Unauthorized,
+        Trouble::Forbidden("webhook says no".into()),
+        Trouble::Syncing,
+        Trouble::NotFound,
+        Trouble::NoResource,
+        Trouble::Conflict("rv".into()),
+        Trouble::OwnedByOther("kubectl".into()),
+        Trouble::Expired,
+        Trouble::Invalid(422, "no".into()),
+        Trouble::Throttled(Some(Duration::from_secs(30))),
+        Trouble::Throttled(None),
+        Trouble::Server(500, "failed calling webhook".into()),
+        Trouble::Unreachable("refused".into()),
+        Trouble::TimedOut,
+        Trouble::Undecodable("x".into()),
+    ] {
+        let mut bed = Bed::new(&["sdb1"]);
+        for call in [
+            "patch-longhorn",
+            "apply-seed",
+            "apply-report",
+            "event",
+            "cluster-uid",
+        ] {
+            bed.trouble(call, &vec![trouble.clone(); 3]);
+        }
+        bed.start();
+        bed.show_both();
+        secs(60).await;
+        let tries = bed.count("patch-longhorn");
+        assert!(
+            (1..=8).contains(&tries),
+            "{trouble}: {tries} tries in a minute"
+        );
+        secs(3600).await;
+        assert_eq!(bed.keys(), ["sdb1"], "{trouble}");
+        assert!(bed.annotation(names::SEED).is_some(), "{trouble}");
+        assert!(bed.annotation(names::REPORT).is_some(), "{trouble}");
+        bed.cluster.sync();
+        secs(10).await;
+        assert!(
+            bed.board.not_ready().is_empty(),
+            "{trouble}: {:?}",
+            bed.board.not_ready()
+        );
+        let told = bed.reasons();
+        assert_eq!(
+            told.iter().filter(|r| **r == "DiskRegistered").count(),
+            1,
+            "{trouble}: {told:?}"
+        );
+        bed.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lasts_makes_the_agent_unready_and_says_why() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.trouble(
+        "patch-longhorn",
+        &vec![Trouble::Forbidden("rbac".into()); 1000],
+    );
+    bed.start();
+    bed.show_both();
+    secs(3600).await;
+    let tries = bed.count("patch-longhorn");
+    assert!((3..20).contains(&tries), "{tries} tries in an hour");
+    assert!(
+        bed.board.not_ready().join(" ").contains("rbac"),
+        "{:?}",
+        bed.board.not_ready()
+    );
+    assert!(bed.board.hung().is_none());
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_disk_is_worked_upon_before_the_cluster_is_known() {
+    let mut bed = Bed::new(&[]);
+    bed.trouble(
+        "cluster-uid",
+        &vec![Trouble::Unreachable("refused".into()); 2],
+    );
+    bed.start();
+    secs(120).await;
+    let requests = bed.host.requests.lock().unwrap().clone();
+    assert!(!requests[0].act && requests[0].cluster.is_none());
+    assert!(requests.last().unwrap().act && requests.last().unwrap().cluster.is_some());
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_asks_and_writes_nothing() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.settings.dry_run = true;
+    {
+        let mut log = bed.cluster.log.lock().unwrap();
+        log.node["annotations"][names::APPROVE] = json!("serial-x@0123456789abcdef");
+    }
+    bed.start();
+    bed.show_both();
+    secs(3600).await;
+    assert!(bed.calls().iter().all(|c| c == "cluster-uid"));
+    assert!(bed.host.requests.lock().unwrap().iter().all(|r| !r.act));
+    assert!(bed.board.view().dry_run);
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_approval_is_spent_before_it_is_acted_upon_and_once_only() {
+    let mut bed = Bed::new(&[]);
+    bed.start();
+    bed.show_both();
+    secs(5).await;
+    {
+        let mut log = bed.cluster.log.lock().unwrap();
+        log.node["annotations"][names::APPROVE] = json!("serial-x@0123456789abcdef, nonsense");
+        bed.cluster.show_node(&mut log);
+    }
+    secs(5).await;
+    assert_eq!(bed.annotation(names::APPROVE), None);
+    bed.wakes.wake(Wake::Uevent);
+    secs(1200).await;
+    let requests = bed.host.requests.lock().unwrap().clone();
+    let with: Vec<_> = requests
+        .iter()
+        .filter(|r| !r.approvals.is_empty())
+        .collect();
+    assert_eq!(with.len(), 1);
+    assert_eq!(with[0].approvals[0].disk.as_str(), "serial-x");
+    assert_eq!(bed.count("spend"), 1);
+    assert_eq!(
+        bed.reasons(),
+        ["ApprovalRefused"],
+        "the part that cannot be read is answered"
+    );
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_approval_that_cannot_be_spent_is_not_acted_upon() {
+    let mut bed = Bed::new(&[]);
+    bed.trouble("spend", &vec![Trouble::Forbidden("policy".into()); 1000]);
+    bed.start();
+    {
+        let mut log = bed.cluster.log.lock().unwrap();
+        log.node["annotations"][names::APPROVE] = json!("serial-x@0123456789abcdef");
+    }
+    bed.show_both();
+    secs(3600).await;
+    assert!(
+        bed.host
+            .requests
+            .lock()
+            .unwrap()
+            .iter()
+            .all(|r| r.approvals.is_empty())
+    );
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_vanishes_and_returns_is_told_and_stays_registered() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.start();
+    bed.show_both();
+    secs(1).await;
+    bed.cluster.sync();
+    secs(5).await;
+    *bed.host.findings.lock().unwrap() = found(&[]);
+    bed.wakes.wake(Wake::Uevent);
+    secs(5).await;
+    assert_eq!(bed.keys(), ["sdb1"]);
+    assert_eq!(
+        bed.annotation(names::SEED),
+        None,
+        "an unmounted path must not be seeded"
+    );
+    *bed.host.findings.lock().unwrap() = found(&["sdb1"]);
+    bed.wakes.wake(Wake::Uevent);
+    secs(5).await;
+    assert_eq!(
+        bed.reasons(),
+        [
+            "DiskPrepared",
+            "DiskRegistered",
+            "DiskMissing",
+            "DiskRegistered"
+        ]
+    );
+    assert_eq!(bed.count("patch-longhorn"), 1);
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_seed_made_by_somebody_else_is_left_and_said_once() {
+    let mut bed = Bed::new(&["sdb1"]);
+    {
+        let mut log = bed.cluster.log.lock().unwrap();
+        log.node["annotations"][names::SEED] = json!("[]");
+        log.node["managedFields"] = json!([{"manager": "kubectl-annotate", "operation": "Update",
+            "fieldsV1": {"f:metadata": {"f:annotations": {format!("f:{}", names::SEED): {}}}}}]);
+    }
+    bed.start();
+    bed.show_both();
+    secs(3600).await;
+    assert_eq!(bed.annotation(names::SEED).as_deref(), Some("[]"));
+    assert_eq!(bed.count("apply-seed"), 0);
+    assert_eq!(
+        bed.reasons()
+            .iter()
+            .filter(|r| **r == "NodeProblem")
+            .count(),
+        1
+    );
+    assert!(
+        bed.annotation(names::REPORT)
+            .unwrap()
+            .contains("kubectl-annotate")
+    );
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_other_nodes_are_asked_only_for_a_disk_that_longhorn_knows() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.host.findings.lock().unwrap().registrable[0].config = DiskConfig::Uuid("u1".into());
+    bed.cluster
+        .others
+        .lock()
+        .unwrap()
+        .insert("u1".into(), "k3s2".into());
+    bed.start();
+    bed.show_both();
+    secs(5).await;
+    assert!(bed.keys().is_empty());
+    assert!(bed.reasons().contains(&"DiskQuarantined"));
+    bed.cluster.others.lock().unwrap().clear();
+    secs(1300).await;
+    assert_eq!(bed.keys(), ["sdb1"]);
+    bed.cluster.sync();
+    secs(60).await;
+    bed.calls();
+    secs(3600).await;
+    assert_eq!(bed.count("list"), 0, "a registered disk asks nobody");
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_wakes_during_a_pass_are_one_more_pass() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.host.takes = Duration::from_millis(100);
+    bed.start();
+    bed.show_both();
+    while bed.passes() == 0 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..1000 {
+        bed.wakes.wake(Wake::Uevent);
+    }
+    secs(60).await;
+    assert_eq!(bed.passes(), 2);
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_pass_is_at_work_the_cluster_is_still_answered() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.start();
+    bed.show_both();
+    secs(1).await;
+    bed.cluster.sync();
+    secs(1).await;
+    bed.end().await;
+    bed.host.takes = Duration::from_millis(300);
+    bed.start();
+    while bed.passes() < 2 {
+        tokio::task::yield_now().await;
+    }
+    // The stop waits for the pass, within its grace.
+    bed.end().await;
+    assert_eq!(bed.passes(), 2);
+}
+
+#[test]
+fn names_are_spread_evenly() {
+    let mut tenths = [0_u32; 10];
+    for i in 0..5000 {
+        let at = spread(&format!("node-{i}.example.com"));
+        let tenth = (1..10).filter(|t| at * 10.0 >= f64::from(*t)).count();
+        tenths[tenth] += 1;
+    }
+    assert!(tenths.iter().all(|n| (350..650).contains(n)), "{tenths:?}");
+}
