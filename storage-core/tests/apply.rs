@@ -533,3 +533,231 @@ fn mounts_persist_by_fstab_then_by_units_then_not_at_all() {
     assert!(!unit.exists() && link.symlink_metadata().is_err());
     bench.mounted();
 }
+
+/// At each announced write, whether another process could have the disk exclusively.
+struct Rival {
+    node: String,
+    heard: Mutex<Vec<(String, bool)>>,
+}
+
+impl Progress for Rival {
+    fn event(&self, event: &Event) {
+        if let Event::Writing { what, .. } = event {
+            let opened = OpenOptions::new()
+                .read(true)
+                .custom_flags(nix::libc::O_EXCL)
+                .open(&self.node);
+            self.heard
+                .lock()
+                .unwrap()
+                .push(((*what).to_owned(), opened.is_ok()));
+        }
+    }
+}
+
+#[test]
+fn from_the_look_to_mkfs_nobody_else_gets_the_disk_exclusively() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let bench = Bench::new(64 << 20, 512);
+    let rival = Rival {
+        node: bench.node.clone(),
+        heard: Mutex::default(),
+    };
+    bench.apply_watched(&bench.survey(), &rival);
+    bench.mounted();
+    let heard = rival.heard.into_inner().unwrap();
+    let until = heard
+        .iter()
+        .position(|(what, _)| what == "the filesystem")
+        .unwrap();
+    let taken: Vec<_> = heard[..until]
+        .iter()
+        // Nothing on the disk changes by this one.
+        .filter(|(what, free)| *free && !what.starts_with("to the kernel"))
+        .collect();
+    assert!(until > 6 && taken.is_empty(), "{taken:?} of {heard:?}");
+}
+
+impl Bench {
+    /// Approves to overwrite what the disk holds now.
+    #[track_caller]
+    fn approve(&mut self) {
+        let verdict = self.survey().classification.verdicts[&self.device()].clone();
+        assert!(verdict.approvable, "{verdict:?}");
+        self.policy.approvals = vec![Approval {
+            disk: verdict.disk_id.unwrap(),
+            hash: verdict.hash.unwrap(),
+        }];
+    }
+
+    /// Does something with the filesystem on a node, mounted by hand.
+    fn by_hand(&self, node: &str, act: impl FnOnce(&Path)) {
+        let point = self.dir.path().join("by-hand");
+        fs::create_dir_all(&point).unwrap();
+        let text = point.to_string_lossy().into_owned();
+        run("mount", &[node, &text]);
+        act(&point);
+        run("umount", &[&text]);
+    }
+}
+
+#[test]
+fn an_approved_disk_whose_partitions_the_kernel_shows_is_taken_in_one_run() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut bench = Bench::new(500 << 20, 512);
+    run(
+        "sgdisk",
+        &["-n", "1:2048:+300M", "-n", "2:0:0", &bench.node],
+    );
+    run("partx", &["-a", &bench.node]);
+    let part = format!("{}p1", bench.node);
+    run("mkfs.btrfs", &["-q", &part]);
+    bench.approve();
+    // Somebody has one of them open: nothing is written.
+    let held = File::open(&part).unwrap();
+    let before = bench.checksum();
+    let outcomes = bench.apply(&bench.survey());
+    assert!(refusal(&outcomes).contains("in use"), "{outcomes:?}");
+    assert_eq!(bench.checksum(), before);
+    drop(held);
+    run("partx", &["-u", &bench.node]);
+    bench.converge();
+    bench.mounted();
+}
+
+#[test]
+fn data_that_only_the_proof_finds_can_be_approved_and_overwritten() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut bench = Bench::new(200 << 20, 512);
+    bench.write(&vec![0xa5; 16 << 20], 90 << 20);
+    bench.approve();
+    bench.converge();
+    bench.mounted();
+}
+
+#[test]
+fn an_unfinished_filesystem_that_somebody_filled_is_not_made_again() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    for filesystem in [FilesystemKind::Ext4, FilesystemKind::Xfs] {
+        let mut bench = Bench::new(400 << 20, 512);
+        bench.policy.layout = Layout::Disk;
+        bench.policy.filesystem = filesystem;
+        let mut survey = bench.survey();
+        let steps = &mut survey.plan.disks[0].steps;
+        let commit = steps.iter().position(|s| s.id() == "commit").unwrap();
+        steps.truncate(commit);
+        let outcomes = bench.apply(&survey);
+        assert_eq!(outcomes.last().unwrap().effect, Effect::Changed);
+        bench.by_hand(&bench.node, |root| {
+            fs::write(root.join("thesis"), "precious").unwrap();
+        });
+        let outcomes = bench.apply(&bench.survey());
+        let reason = refusal(&outcomes);
+        assert!(
+            reason.contains("thesis") && reason.contains("copy"),
+            "{reason}"
+        );
+        bench.by_hand(&bench.node, |root| {
+            let kept = fs::read_to_string(root.join("thesis")).unwrap();
+            assert_eq!(kept, "precious");
+            fs::remove_file(root.join("thesis")).unwrap();
+        });
+        bench.converge();
+        bench.mounted();
+    }
+}
+
+#[test]
+fn a_lost_record_is_written_again_and_one_that_contradicts_refuses() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut bench = Bench::new(64 << 20, 512);
+    bench.policy.layout = Layout::Disk;
+    bench.converge();
+    let good = fs::read_to_string(bench.mounted().join(".disk-discovery.json")).unwrap();
+    for torn in [None, Some("{\"version\": 1, \"na")] {
+        bench.reboot();
+        bench.by_hand(&bench.node, |root| {
+            let record = root.join(".disk-discovery.json");
+            fs::write(root.join("data"), "precious").unwrap();
+            match torn {
+                None => fs::remove_file(record).unwrap(),
+                Some(text) => fs::write(record, text).unwrap(),
+            }
+        });
+        let outcomes = bench.converge();
+        assert!(
+            outcomes[0].text.contains("wrote its record again"),
+            "{outcomes:?}"
+        );
+        let point = bench.mounted();
+        let now = fs::read_to_string(point.join(".disk-discovery.json")).unwrap();
+        assert_eq!(now, good);
+        assert_eq!(fs::read_to_string(point.join("data")).unwrap(), "precious");
+    }
+    let other = good.replace("\"name\": \"", "\"name\": \"x");
+    assert_ne!(other, good);
+    bench.reboot();
+    bench.by_hand(&bench.node, |root| {
+        fs::write(root.join(".disk-discovery.json"), &other).unwrap();
+    });
+    let outcomes = bench.apply(&bench.survey());
+    let said = outcomes.last().unwrap().effect.to_string();
+    assert!(said.contains("record's name"), "{said}");
+    assert!(!is_mount_point(&bench.points()[0]));
+}
+
+/// The process in a mount namespace of its own: this test's own binary, run for this test alone.
+#[test]
+fn unshared_child() {
+    let Some(dir) = std::env::var_os("DISK_DISCOVERY_TEST_UNSHARED_DIR") else {
+        return;
+    };
+    let node = std::env::var("DISK_DISCOVERY_TEST_NODE").unwrap();
+    let bench = Bench::on(Path::new(&dir), &node);
+    let outcomes = bench.apply(&bench.survey());
+    let last = outcomes.last().unwrap();
+    assert_eq!(last.step, "mount");
+    let said = last.effect.to_string();
+    assert!(said.contains("mountPropagation"), "{said}");
+    assert!(said.contains("it was unmounted again"), "{said}");
+    assert!(!is_mount_point(&bench.points()[0]));
+    // Its parent cleans up.
+    std::mem::forget(bench);
+}
+
+#[test]
+fn a_mount_that_does_not_reach_the_host_is_taken_back() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let bench = Bench::new(64 << 20, 512);
+    let child = Command::new("unshare")
+        .args(["--mount", "--propagation", "private"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "unshared_child", "--nocapture"])
+        .env("DISK_DISCOVERY_TEST_UNSHARED_DIR", bench.dir.path())
+        .env("DISK_DISCOVERY_TEST_NODE", &bench.node)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success(), "{said}");
+    // Where mounts reach the host, all is well.
+    bench.converge();
+    bench.mounted();
+}

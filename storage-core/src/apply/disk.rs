@@ -16,7 +16,9 @@ use super::mount::{self, MountOptions};
 use super::watch::Watch;
 use super::{Effect, Outcome, persist};
 use crate::host::HostRoot;
-use crate::model::{FilesystemKind, KernelName, Layout, OwnClaim, OwnStage, Persist, Policy};
+use crate::model::{
+    Content, FilesystemKind, KernelName, Layout, OwnClaim, OwnStage, Persist, Policy,
+};
 use crate::observe::proof::WINDOW;
 use crate::observe::read::ReadAt;
 use crate::ondisk::gpt::{PartitionMark, TableImage};
@@ -34,6 +36,13 @@ const FREE_WAIT: Duration = Duration::from_secs(20);
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// Bytes zeroed at either end of each old partition, and around each old signature.
 const WIPE_GRAIN: u64 = 1 << 20;
+
+/// Where copies of superblocks lie, from the start of what carries them: those of btrfs at 64 MiB and 256 GiB,
+/// those of others within the first MiBs. On a disk that was overwritten none may come to light once our
+/// partition exists.
+const FAR_PLACES: [u64; 5] = [1 << 20, 2 << 20, 4 << 20, 64 << 20, 256 << 30];
+/// Bytes zeroed at each of these.
+const FAR_LENGTH: u64 = 64 << 10;
 
 /// The most rounds of a wipe: copies of a superblock come to light one after the other.
 const WIPE_ROUNDS: u32 = 16;
@@ -178,13 +187,17 @@ impl<'a> Work<'a> {
     }
 
     fn look(&self, purpose: Purpose) -> Result<Clearance<'_>, ApplyError> {
+        self.look_in(&self.phase, purpose)
+    }
+
+    fn look_in(&self, phase: &Phase, purpose: Purpose) -> Result<Clearance<'_>, ApplyError> {
         look_again(
             self.run.eyes.as_ref(),
             &self.run.host,
             &self.run.policy,
             self.plan,
             &self.locked,
-            &self.phase,
+            phase,
             purpose,
             self.watch,
         )
@@ -205,7 +218,8 @@ impl<'a> Work<'a> {
     }
 
     /// Zeroes, on a disk whose overwriting was approved, everything by which it is recognised: both windows,
-    /// the surroundings of every signature, and both ends of every old partition.
+    /// the surroundings of every signature, both ends of every old partition, and the places of copies. The
+    /// kernel forgets the old partitions first: of the table that goes nothing else would make it.
     fn wipe(&mut self) -> Result<Done, ApplyError> {
         let (mut bytes, mut places) = (0, 0);
         for round in 0.. {
@@ -213,6 +227,9 @@ impl<'a> Work<'a> {
             let Right::Approved = clearance.right() else {
                 return Err(self.bad_plan("the overwriting of the disk was not approved"));
             };
+            if round == 0 {
+                self.forget_partitions()?;
+            }
             let content = &clearance.seen().content;
             if round > 0 && content.signatures.is_empty() && content.table.is_none() {
                 break;
@@ -221,7 +238,7 @@ impl<'a> Work<'a> {
                 return Err(self.not_verified("after many wipes it still shows signatures"));
             }
             // With the first superblock gone, its copies elsewhere are seen.
-            for (offset, length) in wipe_ranges(&clearance, &self.locked) {
+            for (offset, length) in self.wipe_ranges(&clearance) {
                 clearance.zero(offset, length, "zeros over the old content", self.watch)?;
                 bytes += length;
                 places += 1;
@@ -234,6 +251,37 @@ impl<'a> Work<'a> {
         Ok(Done::changed(format!(
             "zeroed {bytes} bytes in {places} places"
         )))
+    }
+
+    /// Makes the kernel forget every partition of the disk; nothing on the disk changes.
+    fn forget_partitions(&self) -> Result<(), ApplyError> {
+        for shown in self.shown()? {
+            let object = self.run.host.dev.join(&shown.name).display().to_string();
+            self.watch
+                .writing("to the kernel, that an old partition is gone")?;
+            sys::forget_partition(self.locked.file(), shown.number).map_err(
+                |source| match source.raw_os_error() {
+                    Some(nix::libc::EBUSY) => ApplyError::Busy {
+                        object,
+                        what: "somebody has the old partition open".to_owned(),
+                    },
+                    _ => ApplyError::io(object, "forget")(source),
+                },
+            )?;
+        }
+        Ok(())
+    }
+
+    /// What a wipe zeroes: sorted, merged, whole sectors.
+    fn wipe_ranges(&self, clearance: &Clearance<'_>) -> Vec<(u64, u64)> {
+        let layout = self.plan.steps.iter().find_map(|step| match step {
+            Step::WriteRecord { layout } => Some(*layout),
+            _ => None,
+        });
+        let optimal = clearance.seen().optimal_io.unwrap_or(0);
+        let (size, sector) = (self.locked.size(), self.locked.logical_sector());
+        let ours = layout.and_then(|layout| filesystem_range(layout, size, sector, optimal));
+        wipe_ranges(&clearance.seen().content, size, sector, ours)
     }
 
     fn write_record(&mut self, layout: Layout) -> Result<Done, ApplyError> {
@@ -458,7 +506,7 @@ impl<'a> Work<'a> {
     fn make_filesystem(&mut self, filesystem: FilesystemKind) -> Result<Done, ApplyError> {
         sys::flush_buffers(self.locked.file())
             .map_err(ApplyError::io(self.locked.node().display(), "flush"))?;
-        let clearance = self.look(Purpose::Write)?;
+        let mut clearance = self.look(Purpose::Write)?;
         let claim = clearance.claim()?;
         let record = claim.record.clone();
         if record.filesystem != filesystem {
@@ -476,6 +524,9 @@ impl<'a> Work<'a> {
             self.table_is_whole(&image)?;
         }
         let target = self.target(claim)?;
+        if again {
+            clearance = self.hold_nobodys(clearance, &target, &record)?;
+        }
         let formatting = record_write(&record, RecordState::Formatting);
         clearance.write_missing(&[formatting], self.watch)?;
         clearance.flush()?;
@@ -496,6 +547,7 @@ impl<'a> Work<'a> {
             })?;
         }
         self.watch.writing("the filesystem")?;
+        clearance.release();
         filesystem::make(
             &target,
             &record,
@@ -517,6 +569,45 @@ impl<'a> Work<'a> {
         Ok(Done::changed(text))
     }
 
+    /// Before a filesystem of ours is made once more: whole, it may have been mounted and filled by hand.
+    fn hold_nobodys<'c>(
+        &'c self,
+        mut clearance: Clearance<'c>,
+        target: &Target,
+        record: &RecordBlock,
+    ) -> Result<Clearance<'c>, ApplyError> {
+        match filesystem::check_superblock(target, record) {
+            Ok(()) => {}
+            Err(ApplyError::NotVerified { .. }) => return Ok(clearance),
+            Err(error) => return Err(error),
+        }
+        clearance.release();
+        self.watch
+            .writing("a look into the filesystem that is to be made again")?;
+        match Stage::mount(target, record.filesystem, true) {
+            Ok(stage) => {
+                if let Some(name) = stage.stranger()? {
+                    return Err(ApplyError::Refused {
+                        object: target.node.display().to_string(),
+                        act: "make the filesystem again",
+                        why: format!(
+                            "its preparation was not finished, but the filesystem holds {name:?}, which we did not put there"
+                        ),
+                        remedy: format!(
+                            "mount {} by hand, copy what it holds elsewhere and remove it there",
+                            target.node.display()
+                        ),
+                    });
+                }
+            }
+            // Half made: it cannot have been mounted by anybody.
+            Err(_) => {}
+        }
+        wait_until_free(&target.node, target.dev, FREE_WAIT)?;
+        // The mount may have replayed the journal: the record tells whose it is, the old hash does not.
+        self.look_in(&Phase::Ours(Box::new(record.clone())), Purpose::Write)
+    }
+
     /// Tells that mkfs is still at work; whether it shall go on.
     fn beat(&self, elapsed: Duration, note: &str) -> bool {
         let told = self.watch.tell(Event::StepProgress {
@@ -529,12 +620,14 @@ impl<'a> Work<'a> {
     }
 
     fn commit(&mut self) -> Result<Done, ApplyError> {
-        let clearance = self.look(Purpose::Write)?;
+        let mut clearance = self.look(Purpose::Write)?;
         let claim = clearance.claim()?;
-        let record = claim.record.clone();
+        let (record, stage) = (claim.record.clone(), claim.stage);
         let target = self.target(claim)?;
         filesystem::check_superblock(&target, &record)?;
-        match claim.stage {
+        clearance.release();
+        let mut note = None;
+        match stage {
             OwnStage::Formatting => {
                 self.watch.writing("the record in the filesystem")?;
                 let stage = Stage::mount(&target, record.filesystem, false)?;
@@ -544,8 +637,7 @@ impl<'a> Work<'a> {
                 wait_until_free(&target.node, target.dev, FREE_WAIT)?;
             }
             OwnStage::Committing => {
-                Stage::mount(&target, record.filesystem, true)?.check(&record)?;
-                wait_until_free(&target.node, target.dev, FREE_WAIT)?;
+                note = self.vouch(&target, &record)?;
             }
             OwnStage::TableUnfinished | OwnStage::Ready => {
                 return Err(self.bad_plan("the disk is not one that can be committed"));
@@ -559,7 +651,10 @@ impl<'a> Work<'a> {
         self.expect_ready()?;
         Ok(Done {
             changed: wrote,
-            text: format!("{} is ready", self.plan.name),
+            text: match note {
+                Some(note) => format!("{} is ready; {note}", self.plan.name),
+                None => format!("{} is ready", self.plan.name),
+            },
         })
     }
 
@@ -635,8 +730,7 @@ impl<'a> Work<'a> {
         filesystem::check_superblock(&target, &record)?;
         self.watch
             .writing("a look at the record in the filesystem")?;
-        Stage::mount(&target, record.filesystem, true)?.check(&record)?;
-        wait_until_free(&target.node, target.dev, FREE_WAIT)?;
+        let note = self.vouch(&target, &record)?;
         let prepared = {
             let _one = self
                 .run
@@ -649,11 +743,33 @@ impl<'a> Work<'a> {
         self.watch.writing("the mount")?;
         prepared.mount(&self.run.host, &target, record.filesystem, &options)?;
         let mut text = format!("mounted {} at {}", target.node.display(), point.display());
+        if let Some(note) = note {
+            text.push_str("; ");
+            text.push_str(&note);
+        }
         if let Some(why) = prepared.unprotected {
             text.push_str("; its mount point is not protected: ");
             text.push_str(why);
         }
         Ok(Done::changed(text))
+    }
+
+    /// Checks the record in a finished filesystem. One that contradicts the record block stops everything; one
+    /// that is lost is written again, since record block, GUIDs and filesystem UUID vouch for the disk.
+    fn vouch(&self, target: &Target, record: &RecordBlock) -> Result<Option<String>, ApplyError> {
+        let lost = Stage::mount(target, record.filesystem, true)?.lost(record)?;
+        wait_until_free(&target.node, target.dev, FREE_WAIT)?;
+        let Some(why) = lost else {
+            return Ok(None);
+        };
+        self.watch.writing("the lost record in the filesystem")?;
+        let written = Stage::mount(target, record.filesystem, false)
+            .and_then(|stage| stage.write_again(record));
+        wait_until_free(&target.node, target.dev, FREE_WAIT)?;
+        Ok(Some(match written {
+            Ok(()) => format!("wrote its record again: {why}"),
+            Err(error) => format!("its record could not be written again: {why}; {error}"),
+        }))
     }
 
     fn persist(&mut self, how: Persist, point: &Path) -> Result<Done, ApplyError> {
@@ -696,10 +812,13 @@ impl<'a> Work<'a> {
     }
 }
 
-/// What a wipe zeroes: sorted, merged, whole sectors.
-fn wipe_ranges(clearance: &Clearance<'_>, disk: &Locked) -> Vec<(u64, u64)> {
-    let size = disk.size();
-    let content = &clearance.seen().content;
+/// What a wipe zeroes, given where our filesystem will lie: `(offset, length)`, sorted, merged, whole sectors.
+fn wipe_ranges(
+    content: &Content,
+    size: u64,
+    sector: u32,
+    ours: Option<(u64, u64)>,
+) -> Vec<(u64, u64)> {
     let mut ranges = vec![(0, WINDOW.min(size)), (size.saturating_sub(WINDOW), size)];
     let mut around = |at: u64| {
         let from = at / WIPE_GRAIN * WIPE_GRAIN;
@@ -708,15 +827,25 @@ fn wipe_ranges(clearance: &Clearance<'_>, disk: &Locked) -> Vec<(u64, u64)> {
     for signature in &content.signatures {
         around(signature.offset);
     }
+    let mut carriers: Vec<(u64, u64)> = ours.into_iter().chain([(0, size)]).collect();
     for partition in content.table.iter().flat_map(|t| &t.partitions) {
-        let end = partition.start.saturating_add(partition.length).min(size);
-        around(partition.start);
-        around(end.saturating_sub(WIPE_GRAIN));
+        carriers.push((partition.start, partition.length));
         for signature in &partition.signatures {
             around(partition.start.saturating_add(signature.offset));
         }
     }
-    merge(ranges, size, u64::from(disk.logical_sector()))
+    for (start, length) in &carriers {
+        let end = start.saturating_add(*length).min(size);
+        around(*start);
+        around(end.saturating_sub(WIPE_GRAIN));
+    }
+    for (start, _) in &carriers {
+        for far in FAR_PLACES {
+            let from = start.saturating_add(far);
+            ranges.push((from, from.saturating_add(FAR_LENGTH).min(size)));
+        }
+    }
+    merge(ranges, size, u64::from(sector))
 }
 
 /// Half-open ranges → `(offset, length)`, sorted and without overlap, within the disk, of whole sectors.
@@ -764,6 +893,16 @@ pub(super) fn check_plan(plan: &DiskPlan) -> Result<(), ApplyError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn copies_of_superblocks_are_wiped_where_our_partition_will_lie() {
+        let ours = (1 << 20, 300 << 30);
+        let ranges = wipe_ranges(&Content::default(), 400 << 30, 512, Some(ours));
+        for at in [64_u64 << 20, 65 << 20, 256 << 30, (256 << 30) + (1 << 20)] {
+            let inside = |(from, length): &(u64, u64)| *from <= at && at + 65_536 <= from + length;
+            assert!(ranges.iter().any(inside), "{at} is not in {ranges:?}");
+        }
+    }
 
     #[test]
     fn ranges_to_wipe_are_merged_and_stay_within_the_disk() {

@@ -294,50 +294,86 @@ impl Stage {
         Ok(File::from(openat(&self.root, name, flags, mode)?))
     }
 
-    /// The record, if there is one.
-    fn read(&self) -> Result<Option<FilesystemRecord>, ApplyError> {
-        let object = format!("{RECORD_FILE} on {}", self.object);
-        let file = match self.open(RECORD_FILE, OFlag::O_RDONLY, Mode::empty()) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(ApplyError::io(object, "open")(error)),
+    /// The record, or why there is none that can be used.
+    ///
+    /// # Errors
+    /// [`ApplyError::NotVerified`] for a record of another format version: another program's to judge.
+    fn read(&self) -> Result<Result<FilesystemRecord, String>, ApplyError> {
+        let text = match self.read_text() {
+            Ok(text) => text,
+            Err(why) => return Ok(Err(why)),
         };
-        let bad = |what: String| ApplyError::NotVerified {
-            object: object.clone(),
-            what,
+        let version = serde_json::from_str::<serde_json::Value>(&text)
+            .ok()
+            .and_then(|record| record.get("version")?.as_u64());
+        if version.is_some_and(|version| version != u64::from(RECORD_VERSION)) {
+            return Err(ApplyError::NotVerified {
+                object: format!("{RECORD_FILE} on {}", self.object),
+                what: "it is of a format version that is not known here".to_owned(),
+            });
+        }
+        Ok(FilesystemRecord::parse(&text))
+    }
+
+    fn read_text(&self) -> Result<String, String> {
+        let cannot = |act: &str, error: &std::io::Error| match error.kind() {
+            std::io::ErrorKind::NotFound => format!("{RECORD_FILE} was missing"),
+            _ => format!("{RECORD_FILE}: {act}: {error}"),
         };
-        let meta = file
-            .metadata()
-            .map_err(ApplyError::io(&object, "look at"))?;
+        let file = self
+            .open(RECORD_FILE, OFlag::O_RDONLY, Mode::empty())
+            .map_err(|e| cannot("open", &e))?;
+        let meta = file.metadata().map_err(|e| cannot("look at", &e))?;
         if !meta.is_file() || meta.len() > RECORD_MAX {
-            return Err(bad("it is not a file of at most 64 KiB".to_owned()));
+            return Err(format!("{RECORD_FILE} is not a file of at most 64 KiB"));
         }
         let mut text = String::new();
         file.take(RECORD_MAX)
             .read_to_string(&mut text)
-            .map_err(ApplyError::io(&object, "read"))?;
-        FilesystemRecord::parse(&text).map(Some).map_err(bad)
+            .map_err(|e| cannot("read", &e))?;
+        Ok(text)
     }
 
-    /// Checks that the record in the root agrees with the record block.
-    pub(super) fn check(&self, record: &RecordBlock) -> Result<(), ApplyError> {
-        let bad = |what| ApplyError::NotVerified {
+    fn not_verified(&self, what: String) -> ApplyError {
+        ApplyError::NotVerified {
             object: format!("filesystem on {}", self.object),
             what,
-        };
-        let found = self
-            .read()?
-            .ok_or_else(|| bad(format!("it has no {RECORD_FILE}")))?;
-        match found.conflict(&FilesystemRecord::of(record)) {
-            None => Ok(()),
-            Some(conflict) => Err(bad(conflict)),
         }
     }
 
-    /// Writes the record, unless it stands there; makes sure that all of the filesystem is on the disk.
+    /// Why the record in the root is lost, if it is; one that contradicts the record block is an error.
+    pub(super) fn lost(&self, record: &RecordBlock) -> Result<Option<String>, ApplyError> {
+        match self.read()? {
+            Err(why) => Ok(Some(why)),
+            Ok(found) => match found.conflict(&FilesystemRecord::of(record)) {
+                None => Ok(None),
+                Some(conflict) => Err(self.not_verified(conflict)),
+            },
+        }
+    }
+
+    /// Checks that the record in the root agrees with the record block.
+    fn check(&self, record: &RecordBlock) -> Result<(), ApplyError> {
+        match self.lost(record)? {
+            None => Ok(()),
+            Some(why) => Err(self.not_verified(why)),
+        }
+    }
+
+    /// Writes the record into a new filesystem; makes sure that all of it is on the disk.
     pub(super) fn write(&self, record: &RecordBlock) -> Result<(), ApplyError> {
+        if let Some(name) = self.stranger()? {
+            return Err(ApplyError::Changed {
+                object: self.object.clone(),
+                what: format!("the new filesystem holds {name:?}, which we did not put there"),
+            });
+        }
+        self.write_again(record)
+    }
+
+    /// Writes the record, whatever else the filesystem holds, and flushes the filesystem.
+    pub(super) fn write_again(&self, record: &RecordBlock) -> Result<(), ApplyError> {
         let io = |act| ApplyError::io(format!("{RECORD_FILE} on {}", self.object), act);
-        self.nobody_elses()?;
         let mut text = serde_json::to_vec_pretty(&FilesystemRecord::of(record))
             .map_err(|e| io("encode")(e.into()))?;
         text.push(b'\n');
@@ -357,8 +393,8 @@ impl Stage {
         self.check(record)
     }
 
-    /// A filesystem that was just made holds `lost+found` and what we write, nothing else.
-    fn nobody_elses(&self) -> Result<(), ApplyError> {
+    /// A filesystem that was just made holds `lost+found` and what we write, nothing else; what it holds besides.
+    pub(super) fn stranger(&self) -> Result<Option<String>, ApplyError> {
         let io = |act| ApplyError::io(format!("filesystem on {}", self.object), act);
         let mut dir = Dir::openat(
             &self.root,
@@ -372,13 +408,10 @@ impl Stage {
             let name = entry.file_name().to_string_lossy();
             let known = [".", "..", "lost+found", RECORD_FILE, RECORD_TEMP];
             if !known.contains(&name.as_ref()) {
-                return Err(ApplyError::Changed {
-                    object: self.object.clone(),
-                    what: format!("the new filesystem holds {name:?}, which we did not put there"),
-                });
+                return Ok(Some(name.into_owned()));
             }
         }
-        Ok(())
+        Ok(None)
     }
 }
 

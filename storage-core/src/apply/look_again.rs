@@ -4,11 +4,13 @@
 //! A disk's content is read from the disk and not from the kernel's cache at the first look and before mkfs; in
 //! between only we have written, through the same cache.
 //!
-//! A [`Clearance`] borrows the lock it was given under and is consumed by nothing else than the step that asked
-//! for it: every step asks anew. It is built from a fresh observation of the whole host and a fresh
-//! classification, never from what the planner saw.
+//! A [`Clearance`] to write holds the disk open exclusively until the step gives that up for mkfs or a mount,
+//! and what is judged after a long proof of blankness is what is seen after it. It borrows the lock it was given
+//! under and is consumed by nothing else than the step that asked for it: every step asks anew. It is built from
+//! a fresh observation of the whole host and a fresh classification, never from what the planner saw.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -70,6 +72,9 @@ pub(super) struct Clearance<'l> {
     locked: &'l Locked,
     right: Right,
     seen: BlockDevice,
+    /// The disk, open exclusively: while it is, the kernel gives neither it nor a partition of it to anybody
+    /// else who asks for it exclusively (mounts, holders, swap, tools).
+    hold: Option<File>,
 }
 
 impl<'l> Clearance<'l> {
@@ -80,6 +85,11 @@ impl<'l> Clearance<'l> {
     /// The disk as it was just seen.
     pub(super) fn seen(&self) -> &BlockDevice {
         &self.seen
+    }
+
+    /// Lets others open the disk exclusively: for mkfs and mounts, which hold it themselves while they work.
+    pub(super) fn release(&mut self) {
+        self.hold = None;
     }
 
     /// Our claim on the disk, if it is ours.
@@ -234,120 +244,220 @@ pub(super) fn look_again<'l>(
     purpose: Purpose,
     watch: &Watch,
 ) -> Result<Clearance<'l>, ApplyError> {
-    let object = || locked.node().display().to_string();
-    let changed = |what: String| ApplyError::Changed {
-        object: object(),
-        what,
+    let changed = |what: String| differs_now(locked, what);
+    let mut sight = Sight::take(eyes, host, policy, plan, locked, phase)?;
+    let hold = match purpose {
+        Purpose::Write => Some(exclusive(
+            host,
+            &sight.observation,
+            sight.device(plan, locked)?,
+            locked,
+        )?),
+        Purpose::Use => None,
     };
-    let mut observation = eyes.observe(host, policy, &plan.device);
-    let mut classification = eyes.classify(&observation, policy);
-    let seen = device(&observation, &plan.device).ok_or_else(|| changed("it is gone".into()))?;
-    if let Some(difference) = locked.differs_from(seen) {
-        return Err(changed(difference));
-    }
-    if seen.dev != plan.dev || seen.size != Some(plan.size) {
-        return Err(changed(format!(
-            "device {} of {:?} bytes was planned on as {} of {} bytes",
-            seen.dev, seen.size, plan.dev, plan.size
-        )));
-    }
-    if let Some(reason) = classification.node.first() {
-        return Err(changed(format!(
-            "the node is not eligible: {}",
-            reason.text
-        )));
-    }
-    if purpose == Purpose::Write {
-        exclusive(host, &observation, seen, locked)?;
-    }
-    let verdict = verdict(&classification, &plan.device)
-        .ok_or_else(|| changed("it has no verdict".into()))?;
-    if verdict.disk_id.as_ref() != Some(&plan.disk_id) {
-        return Err(changed(format!(
-            "its identity is {:?} and was {}",
-            verdict.disk_id.as_ref().map(ToString::to_string),
-            plan.disk_id
-        )));
-    }
     let right = match phase {
-        Phase::Untouched => {
+        Phase::Untouched => match &plan.basis {
+            Basis::Blank => {
+                let verdict = sight.verdict(plan, locked)?;
+                sight.unchanged(plan, locked)?;
+                if !verdict.needs_proof && verdict.kind != VerdictKind::Blank {
+                    return Err(changed(differs(verdict, "Blank")));
+                }
+                let proof = prove_now(locked, policy, watch)?;
+                // The proof takes its time: what was seen before it is old.
+                let proven = Blankness::Proven(proof.clone());
+                sight = Sight::take(eyes, host, policy, plan, locked, phase)?;
+                sight.judge_with(eyes, policy, plan, proven);
+                sight.unchanged(plan, locked)?;
+                let verdict = sight.verdict(plan, locked)?;
+                if verdict.kind != VerdictKind::Blank {
+                    return Err(changed(differs(verdict, "Blank")));
+                }
+                second_witness(locked, watch)?;
+                Right::Blank(proof)
+            }
+            Basis::Approved { hash } => {
+                sight.unchanged(plan, locked)?;
+                if *hash != plan.hash {
+                    return Err(changed("another hash was approved than planned on".into()));
+                }
+                // Data that only the proof of blankness finds, far from where signatures lie.
+                if sight.verdict(plan, locked)?.needs_proof {
+                    let blank = match examine(locked, policy, watch)? {
+                        Finding::Blank(proof) => Blankness::Proven(proof),
+                        Finding::Data { offset } => Blankness::NotBlank { offset },
+                        Finding::Failed(error) => {
+                            return Err(changed(format!("it cannot be read: {error}")));
+                        }
+                    };
+                    sight = Sight::take(eyes, host, policy, plan, locked, phase)?;
+                    sight.judge_with(eyes, policy, plan, blank);
+                    sight.unchanged(plan, locked)?;
+                }
+                let verdict = sight.verdict(plan, locked)?;
+                if !verdict.approved && verdict.kind != VerdictKind::Blank {
+                    return Err(changed(differs(verdict, "approved")));
+                }
+                Right::Approved
+            }
+            Basis::Unfinished => {
+                sight.unchanged(plan, locked)?;
+                let (verdict, seen) = sight.both(plan, locked)?;
+                Right::Ours(ours(verdict, seen, None, false).map_err(changed)?)
+            }
             // A finished disk may be mounted, and then its superblock changes by itself; its record does not.
-            let may_change = matches!(plan.basis, Basis::Ready);
-            if !may_change && verdict.hash.as_deref() != Some(plan.hash.as_str()) {
-                return Err(changed(format!(
-                    "the hash of its content is {} and was {}",
-                    verdict.hash.as_deref().unwrap_or("unknown"),
-                    plan.hash
-                )));
+            Basis::Ready => {
+                let (verdict, seen) = sight.both(plan, locked)?;
+                Right::Ours(ours(verdict, seen, None, true).map_err(changed)?)
             }
-            match &plan.basis {
-                Basis::Blank => {
-                    if !verdict.needs_proof && verdict.kind != VerdictKind::Blank {
-                        return Err(changed(differs(verdict, "Blank")));
-                    }
-                    let proof = prove_now(locked, policy, watch)?;
-                    let blank = Blankness::Proven(proof.clone());
-                    if let Some(seen) = observation.devices.get_mut(&plan.device) {
-                        seen.content.blank = blank;
-                    }
-                    classification = eyes.classify(&observation, policy);
-                    match self::verdict(&classification, &plan.device) {
-                        Some(v) if v.kind == VerdictKind::Blank => {}
-                        Some(v) => return Err(changed(differs(v, "Blank"))),
-                        None => return Err(changed("it has no verdict".into())),
-                    }
-                    second_witness(locked, watch)?;
-                    Right::Blank(proof)
-                }
-                Basis::Approved { hash } => {
-                    if !verdict.approved || *hash != plan.hash {
-                        return Err(changed(differs(verdict, "approved")));
-                    }
-                    Right::Approved
-                }
-                Basis::Unfinished => {
-                    Right::Ours(ours(verdict, seen, None, false).map_err(changed)?)
-                }
-                Basis::Ready => Right::Ours(ours(verdict, seen, None, true).map_err(changed)?),
-            }
-        }
+        },
         Phase::Wiping => {
-            nobody_has_it(verdict).map_err(changed)?;
+            nobody_has_it(sight.verdict(plan, locked)?).map_err(changed)?;
             Right::Approved
         }
-        Phase::Wiped => wiped(verdict, seen, locked).map_err(changed)?,
+        Phase::Wiped => {
+            let (verdict, seen) = sight.both(plan, locked)?;
+            wiped(verdict, seen, locked).map_err(changed)?
+        }
         Phase::Ours(record) => {
             let ready = matches!(plan.basis, Basis::Ready);
+            let (verdict, seen) = sight.both(plan, locked)?;
             Right::Ours(ours(verdict, seen, Some(record), ready).map_err(changed)?)
         }
     };
-    let seen = device(&observation, &plan.device)
-        .ok_or_else(|| changed("it is gone".into()))?
-        .clone();
+    let seen = sight.device(plan, locked)?.clone();
     Ok(Clearance {
         locked,
         right,
         seen,
+        hold,
     })
 }
 
-fn device<'a>(observation: &'a Observation, name: &KernelName) -> Option<&'a BlockDevice> {
-    observation.devices.get(name)
+fn differs_now(locked: &Locked, what: String) -> ApplyError {
+    ApplyError::Changed {
+        object: locked.node().display().to_string(),
+        what,
+    }
 }
 
-fn verdict<'a>(classification: &'a Classification, name: &KernelName) -> Option<&'a Verdict> {
-    classification.verdicts.get(name)
+/// One look at the whole host: the disk is the one that is locked and that was planned on, and the node is fit.
+struct Sight {
+    observation: Observation,
+    classification: Classification,
+}
+
+impl Sight {
+    fn take(
+        eyes: &dyn Eyes,
+        host: &HostRoot,
+        policy: &Policy,
+        plan: &DiskPlan,
+        locked: &Locked,
+        phase: &Phase,
+    ) -> Result<Self, ApplyError> {
+        let mut observation = eyes.observe(host, policy, &plan.device);
+        if !matches!(phase, Phase::Untouched) {
+            forget_old_hints(&mut observation, &plan.device);
+        }
+        let classification = eyes.classify(&observation, policy);
+        let sight = Self {
+            observation,
+            classification,
+        };
+        let changed = |what| Err(differs_now(locked, what));
+        let seen = sight.device(plan, locked)?;
+        if let Some(difference) = locked.differs_from(seen) {
+            return changed(difference);
+        }
+        if seen.dev != plan.dev || seen.size != Some(plan.size) {
+            return changed(format!(
+                "device {} of {:?} bytes was planned on as {} of {} bytes",
+                seen.dev, seen.size, plan.dev, plan.size
+            ));
+        }
+        if let Some(reason) = sight.classification.node.first() {
+            return changed(format!("the node is not eligible: {}", reason.text));
+        }
+        let verdict = sight.verdict(plan, locked)?;
+        if verdict.disk_id.as_ref() != Some(&plan.disk_id) {
+            return changed(format!(
+                "its identity is {:?} and was {}",
+                verdict.disk_id.as_ref().map(ToString::to_string),
+                plan.disk_id
+            ));
+        }
+        Ok(sight)
+    }
+
+    /// Classifies again, with what is known of the disk's blankness now.
+    fn judge_with(&mut self, eyes: &dyn Eyes, policy: &Policy, plan: &DiskPlan, blank: Blankness) {
+        if let Some(seen) = self.observation.devices.get_mut(&plan.device) {
+            seen.content.blank = blank;
+        }
+        self.classification = eyes.classify(&self.observation, policy);
+    }
+
+    fn device(&self, plan: &DiskPlan, locked: &Locked) -> Result<&BlockDevice, ApplyError> {
+        let device = self.observation.devices.get(&plan.device);
+        device.ok_or_else(|| differs_now(locked, "it is gone".to_owned()))
+    }
+
+    fn verdict(&self, plan: &DiskPlan, locked: &Locked) -> Result<&Verdict, ApplyError> {
+        let verdict = self.classification.verdicts.get(&plan.device);
+        verdict.ok_or_else(|| differs_now(locked, "it has no verdict".to_owned()))
+    }
+
+    fn both(
+        &self,
+        plan: &DiskPlan,
+        locked: &Locked,
+    ) -> Result<(&Verdict, &BlockDevice), ApplyError> {
+        Ok((self.verdict(plan, locked)?, self.device(plan, locked)?))
+    }
+
+    /// Whether the content is what was planned on, by its hash.
+    fn unchanged(&self, plan: &DiskPlan, locked: &Locked) -> Result<(), ApplyError> {
+        let hash = self.verdict(plan, locked)?.hash.as_deref();
+        if hash == Some(plan.hash.as_str()) {
+            return Ok(());
+        }
+        Err(differs_now(
+            locked,
+            format!(
+                "the hash of its content is {} and was {}",
+                hash.unwrap_or("unknown"),
+                plan.hash
+            ),
+        ))
+    }
+}
+
+/// Drops what udev's database says of the content of a disk that we have written to: udevd does not look again
+/// while we hold the disk's lock, so it tells of what was there before. Who the disk is stays.
+fn forget_old_hints(observation: &mut Observation, disk: &KernelName) {
+    for device in observation.devices.values_mut() {
+        let part = device.partition.as_ref().is_some_and(|p| p.disk == *disk);
+        if !part && device.name != *disk {
+            continue;
+        }
+        if let Some(hint) = &mut device.udev {
+            hint.fs_type = None;
+            hint.fs_usage = None;
+            hint.table_type = None;
+        }
+    }
 }
 
 /// Asks the kernel whether anybody has the disk or a partition of it: `O_EXCL` on a block device is the one
-/// test that sees through mount namespaces. What was opened is closed again at once, mkfs wants it too.
+/// test that sees through mount namespaces. The disk stays open so, which keeps its partitions too; a partition
+/// could not be opened so beside it.
 fn exclusive(
     host: &HostRoot,
     observation: &Observation,
     disk: &BlockDevice,
     locked: &Locked,
-) -> Result<(), ApplyError> {
-    drop(open_node(locked.node(), locked.dev(), false, true)?);
+) -> Result<File, ApplyError> {
     for name in &disk.partitions {
         let Some(partition) = observation.devices.get(name) else {
             return Err(ApplyError::Changed {
@@ -358,10 +468,11 @@ fn exclusive(
         let node: PathBuf = host.dev.join(name.dev_path());
         drop(open_node(&node, partition.dev, false, true)?);
     }
-    Ok(())
+    open_node(locked.node(), locked.dev(), false, true)
 }
 
-fn prove_now(locked: &Locked, policy: &Policy, watch: &Watch) -> Result<BlankProof, ApplyError> {
+/// Runs the proof of blankness on the locked disk.
+fn examine(locked: &Locked, policy: &Policy, watch: &Watch) -> Result<Finding, ApplyError> {
     let mut told = 0;
     let mut heard = Ok(());
     let finding = prove(
@@ -381,8 +492,11 @@ fn prove_now(locked: &Locked, policy: &Policy, watch: &Watch) -> Result<BlankPro
             }
         },
     );
-    heard?;
-    match finding {
+    heard.map(|()| finding)
+}
+
+fn prove_now(locked: &Locked, policy: &Policy, watch: &Watch) -> Result<BlankProof, ApplyError> {
+    match examine(locked, policy, watch)? {
         Finding::Blank(proof) => Ok(proof),
         Finding::Data { offset } => Err(ApplyError::Changed {
             object: locked.node().display().to_string(),

@@ -12,11 +12,11 @@
 //!
 //! Each line is one write of ours, followed by a flush, in the order in which they are made. The last column
 //! says what the next run does when the power goes, or the process is killed, right after it (before it: the
-//! line above). No line but *wipe* ever needs a person.
+//! line above). No line but *wipe* ever needs a person, unless one meddled.
 //!
 //! | # | step | what is written | what the next run sees and does |
 //! |--:|------|-----------------|---------------------------------|
-//! | 0 | `wipe` (only by approval) | zeros over windows, signatures, old partitions' ends | a disk that is neither blank nor what was approved: it must be approved again by its new hash |
+//! | 0 | `wipe` (only by approval) | the kernel forgets the old partitions; zeros over windows, signatures, their copies' places, old partitions' ends | a disk that is neither blank nor what was approved: it must be approved again by its new hash |
 //! | 1 | `write-record` | the record block, state *begun*, one sector | ours, begun: the rest is proven blank again (unless overwritten by approval), then goes on at 2 |
 //! | 2 | `write-table` | backup GPT header | ours, begun: each sector is zero or what the record says; writes the missing ones |
 //! | 3 | | backup GPT entries | the same |
@@ -25,8 +25,8 @@
 //! | 6 | | protective MBR | ours, begun, table whole: goes on at 7 |
 //! | 7 | `show-partition` | nothing on the disk; the kernel learns of the partition | as after 6; a new kernel is told again |
 //! | 8 | `make-filesystem` | the record block, state *formatting* | ours, formatting: what lies in the range is nobody's data, unless it bears another's signature, which stops everything; goes on at 9 |
-//! | 9 | | the range is discarded, then mkfs, all of it | the filesystem is made again, with the same UUID |
-//! | 10 | `commit` | the record in the filesystem's root, synced; unmounted | as after 9: made again, nobody could have put data there |
+//! | 9 | | the range is discarded, then mkfs, all of it | the filesystem is made again, with the same UUID, unless it is whole and holds what we did not put there: then a person must look |
+//! | 10 | `commit` | the record in the filesystem's root, synced; unmounted | as after 9 |
 //! | 11 | | the record block, state *ready*: **the commit point** | ours, committing: the filesystem is never made again; its record is checked, then goes on at 12 |
 //! | 12 | | backup GPT entries, then header, with the partition's final name | the same: either copy of the table is whole at each moment |
 //! | 13 | | primary GPT entries, then header | ours, ready: mounts it |

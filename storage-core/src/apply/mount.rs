@@ -7,10 +7,11 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::dir::Dir;
 use nix::fcntl::{OFlag, open, openat};
+use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::sys::statfs::fstatfs;
 use nix::sys::statvfs::FsFlags;
-use sys_mount::{Mount as SysMount, MountFlags, UnmountFlags};
+use sys_mount::{Mount as SysMount, MountFlags};
 
 use super::error::ApplyError;
 use super::filesystem::Target;
@@ -426,7 +427,7 @@ impl MountPoint {
             Ok(true) => {}
             Ok(false) => {
                 return Err(format!(
-                    "the mount table of the host's process 1 ({}) does not show it",
+                    "the mount table of the host's process 1 ({}) does not show it: mounts made here do not reach the host (run in the host's mount namespace, or give the mount root's volume mountPropagation: Bidirectional)",
                     host.proc.join("1/mountinfo").display()
                 ));
             }
@@ -451,7 +452,8 @@ impl MountPoint {
         if sys::dev_num(path.symlink_metadata()?.dev()) != target.dev {
             return Ok(false);
         }
-        sys_mount::unmount(&path, UnmountFlags::NOFOLLOW)?;
+        // sys-mount 3.1.1 has O_NOFOLLOW for UMOUNT_NOFOLLOW, which the kernel refuses (EINVAL).
+        umount2(&path, MntFlags::UMOUNT_NOFOLLOW)?;
         Ok(true)
     }
 }

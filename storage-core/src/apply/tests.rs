@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::look_again::{Eyes, Fresh};
 use super::*;
 use crate::model::{
-    Classification, DiskId, FilesystemKind, Layout, Observation, Own, Verdict, VerdictKind,
+    Approval, Classification, DiskId, FilesystemKind, Layout, Observation, Own, Selector,
+    SelectorRule, Transport, UdevHint, Verdict, VerdictKind,
 };
 use crate::plan::{Basis, DiskPlan, Step};
 use crate::progress::Event;
@@ -281,4 +282,72 @@ fn whatever_differs_later_nothing_more_is_written_and_nothing_is_mounted() {
             written = writes.len();
         }
     }
+}
+
+/// Looks for real, on a host whose udev database tells of the content that was there before.
+struct OldHints(Fresh);
+
+impl Eyes for OldHints {
+    fn observe(&self, host: &HostRoot, policy: &Policy, device: &KernelName) -> Observation {
+        let mut observation = self.0.observe(host, policy, device);
+        let seen = observation.devices.get_mut(device).unwrap();
+        seen.udev = Some(UdevHint {
+            fs_type: Some("btrfs".to_owned()),
+            fs_usage: Some("filesystem".to_owned()),
+            ..UdevHint::default()
+        });
+        observation
+    }
+
+    fn classify(&self, observation: &Observation, policy: &Policy) -> Classification {
+        self.0.classify(observation, policy)
+    }
+}
+
+#[test]
+fn what_udev_says_of_the_old_content_does_not_stop_an_approved_overwrite() {
+    if !possible() {
+        return;
+    }
+    let mut disk = Disk::new();
+    disk.policy.min_size = 1 << 20;
+    disk.policy.transports = [Transport::Loop].into();
+    disk.policy.layout = Layout::Disk;
+    disk.policy.include = vec![SelectorRule {
+        name: "the test's".to_owned(),
+        select: Selector {
+            path: Some(disk.node.clone()),
+            ..Selector::default()
+        },
+        ..SelectorRule::default()
+    }];
+    let image = std::fs::OpenOptions::new().write(true).open(&disk.image);
+    std::os::unix::fs::FileExt::write_all_at(&image.unwrap(), b"old", 1 << 20).unwrap();
+    let eyes = OldHints(Fresh::new(&disk.host));
+    let device = KernelName::new(disk.node.trim_start_matches("/dev/")).unwrap();
+    let look = |policy: &Policy| {
+        let seen = eyes.observe(&disk.host, policy, &device);
+        let judged = eyes.classify(&seen, policy);
+        (seen, judged)
+    };
+    let verdict = look(&disk.policy).1.verdicts[&device].clone();
+    let mut policy = disk.policy.clone();
+    policy.approvals = vec![Approval {
+        disk: verdict.disk_id.unwrap(),
+        hash: verdict.hash.unwrap(),
+    }];
+    let (seen, judged) = look(&policy);
+    let mut plan = crate::plan::plan(&seen, &judged, &policy);
+    plan.disks.retain(|d| d.device == device);
+    plan.disks[0].steps.retain(|s| s.id() != "mount");
+    let outcomes = run(
+        &plan,
+        &disk.host,
+        &policy,
+        &Writes::default(),
+        Box::new(eyes),
+    )
+    .unwrap();
+    assert_eq!(outcomes.last().unwrap().step, "commit", "{outcomes:?}");
+    assert_eq!(outcomes.last().unwrap().effect, Effect::Changed);
 }
