@@ -584,24 +584,21 @@ impl<'a> Work<'a> {
         clearance.release();
         self.watch
             .writing("a look into the filesystem that is to be made again")?;
-        match Stage::mount(target, record.filesystem, true) {
-            Ok(stage) => {
-                if let Some(name) = stage.stranger()? {
-                    return Err(ApplyError::Refused {
-                        object: target.node.display().to_string(),
-                        act: "make the filesystem again",
-                        why: format!(
-                            "its preparation was not finished, but the filesystem holds {name:?}, which we did not put there"
-                        ),
-                        remedy: format!(
-                            "mount {} by hand, copy what it holds elsewhere and remove it there",
-                            target.node.display()
-                        ),
-                    });
-                }
-            }
-            // Half made: it cannot have been mounted by anybody.
-            Err(_) => {}
+        // One that does not mount is half made: nobody can have mounted it either.
+        if let Ok(stage) = Stage::mount(target, record.filesystem, true)
+            && let Some(name) = stage.stranger()?
+        {
+            return Err(ApplyError::Refused {
+                object: target.node.display().to_string(),
+                act: "make the filesystem again",
+                why: format!(
+                    "its preparation was not finished, but the filesystem holds {name:?}, which we did not put there"
+                ),
+                remedy: format!(
+                    "mount {} by hand, copy what it holds elsewhere and remove it there",
+                    target.node.display()
+                ),
+            });
         }
         wait_until_free(&target.node, target.dev, FREE_WAIT)?;
         // The mount may have replayed the journal: the record tells whose it is, the old hash does not.
