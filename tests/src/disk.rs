@@ -149,10 +149,27 @@ impl LoopDisk {
     }
 
     /// Makes the kernel forget the partitions, as a reboot would.
+    ///
+    /// # Panics
+    /// When one is in use for more than five seconds; somebody's probe may hold it for a moment.
     pub fn hide_partitions(&self) {
-        for name in self.partitions() {
-            let number = name.rsplit_once('p').unwrap().1;
-            run_tool("delpart", &[self.node.to_str().unwrap(), number]);
+        let delpart = tool("delpart").expect("delpart is installed");
+        for attempt in 0..100 {
+            let partitions = self.partitions();
+            if partitions.is_empty() {
+                return;
+            }
+            for name in partitions {
+                let number = name.rsplit_once('p').unwrap().1;
+                let output = Command::new(&delpart)
+                    .arg(&self.node)
+                    .arg(number)
+                    .output()
+                    .expect("delpart starts");
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success() || attempt < 99, "{name}: {said}");
+            }
+            sleep(Duration::from_millis(50));
         }
     }
 

@@ -78,6 +78,7 @@ fn measure(command: &[&str]) {
 fn floor(list: &Path) {
     let text = fs::read_to_string(list).unwrap();
     let mut buffer = vec![0; 1 << 20];
+    let mut device: Option<(&str, File)> = None;
     for line in text.lines() {
         let mut words = line.split('\t');
         let (kind, path) = (words.next().unwrap(), words.next().unwrap());
@@ -99,7 +100,10 @@ fn floor(list: &Path) {
             _ => {
                 let offset = words.next().unwrap().parse().unwrap();
                 let length: usize = words.next().unwrap().parse().unwrap();
-                if let Ok(file) = File::open(path) {
+                if device.as_ref().is_none_or(|(open, _)| *open != path) {
+                    device = File::open(path).ok().map(|file| (path, file));
+                }
+                if let Some((_, file)) = &device {
                     drop(file.read_at(&mut buffer[..length.min(1 << 20)], offset));
                 }
             }
