@@ -34,6 +34,8 @@ const SHOW_WAIT: Duration = Duration::from_secs(10);
 const FREE_WAIT: Duration = Duration::from_secs(20);
 /// Time between two signs of life of a long step.
 const HEARTBEAT: Duration = Duration::from_secs(2);
+/// Longest wait for whoever has just let go of a disk that is to be mounted.
+const LET_GO_WAIT: Duration = Duration::from_secs(5);
 /// Bytes zeroed at either end of each old partition, and around each old signature.
 const WIPE_GRAIN: u64 = 1 << 20;
 
@@ -717,13 +719,9 @@ impl<'a> Work<'a> {
         if mount::is_ours(&mounts, target.dev).map_err(occupied)? {
             return Ok(Done::already_so(format!("mounted at {}", point.display())));
         }
-        // Mounted elsewhere or held by anybody, it is not ours to mount now.
-        drop(super::lock::open_node(
-            &target.node,
-            target.dev,
-            false,
-            true,
-        )?);
+        // Mounted elsewhere or held by anybody, it is not ours to mount now. An unmount, or the death of a run
+        // that had it mounted, lets go of it a moment later.
+        wait_until_free(&target.node, target.dev, LET_GO_WAIT)?;
         filesystem::check_superblock(&target, &record)?;
         self.watch
             .writing("a look at the record in the filesystem")?;
