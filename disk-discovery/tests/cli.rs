@@ -269,7 +269,7 @@ fn the_exit_status_tells_whether_something_is_to_do() {
 #[test]
 fn the_exit_status_tells_that_the_node_or_a_request_is_refused() {
     let host = Host::new();
-    let stale = "--approve=serial-none@0123456789abcdef";
+    let stale = "--approve=serial-none@0123456789abcdef01234567";
     let said = host.run(&["--dry-run", "--exit-code", stale]);
     assert!(said.stdout.contains("refused: "), "{}", said.stdout);
     assert_eq!(said.code, Some(1));
