@@ -12,7 +12,7 @@
     reason = "a test's helper"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -41,23 +41,25 @@ fn main() {
         ["floor", list] => floor(Path::new(list)),
         ["prove", nodes @ ..] => prove_blank(nodes),
         ["windows", nodes @ ..] => read_windows(nodes),
-        ["pass"] => in_sandbox(passes),
-        ["proof"] => in_sandbox(proofs),
-        ["prepare"] => in_sandbox(preparations),
-        ["all"] => in_sandbox(|sandbox| {
-            passes(sandbox);
-            proofs(sandbox);
-            preparations(sandbox);
-        }),
+        ["pass"] => passes(&machine(Sandbox::with_all_devices)),
+        ["proof"] => proofs(&machine(Sandbox::new)),
+        ["prepare"] => preparations(&machine(Sandbox::new)),
+        ["all"] => {
+            passes(&machine(Sandbox::with_all_devices));
+            let sandbox = Sandbox::new();
+            proofs(&sandbox);
+            preparations(&sandbox);
+        }
         _ => panic!("usage: bench all|pass|proof|prepare"),
     }
 }
 
-fn in_sandbox(work: impl FnOnce(&Sandbox)) {
+/// Prints what is measured on. Only a pass, which changes nothing, may see the devices of others.
+fn machine(sandbox: impl FnOnce() -> Sandbox) -> Sandbox {
     let machine = run_tool("uname", &["-srm"]);
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     println!("Machine: {}, {cores} cores.\n", machine.trim());
-    work(&Sandbox::with_all_devices());
+    sandbox()
 }
 
 /// Runs a command, its output thrown away; prints nanoseconds and peak KiB of it and its children.
@@ -132,10 +134,20 @@ fn what_is_read(command: &[String], trace: &Path) -> String {
         }
     };
     let ours = ["/proc/", "/sys/", "/dev/", "/run/", "/srv", "/etc/fstab"];
+    // Calls of several threads interleave: the beginning of one waits here for its end.
+    let mut begun: BTreeMap<String, String> = BTreeMap::new();
     for line in fs::read_to_string(trace).unwrap().lines() {
-        let call = line
-            .split_once(' ')
-            .map_or(line, |(_, call)| call.trim_start());
+        let (thread, call) = line.split_once(' ').unwrap_or(("", line));
+        let call = call.trim_start();
+        if let Some(beginning) = call.strip_suffix(" <unfinished ...>") {
+            begun.insert(thread.to_owned(), beginning.to_owned());
+            continue;
+        }
+        let joined = call.split_once("resumed>").and_then(|(_, end)| {
+            let beginning = begun.remove(thread)?;
+            call.starts_with("<...").then(|| beginning + end)
+        });
+        let call = joined.as_deref().unwrap_or(call);
         let Some((arguments, result)) = call.rsplit_once(" = ") else {
             continue;
         };
