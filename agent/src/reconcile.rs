@@ -308,6 +308,10 @@ impl<C: Cluster, H: Host> Agent<C, H> {
     }
 
     async fn begin(&mut self, wakes: &[Wake]) -> Option<Running<H>> {
+        if wakes.contains(&Wake::Hangup) {
+            // Whoever sends it has repaired something and does not want to wait.
+            self.rests.clear();
+        }
         let cluster = self.cluster_uid().await;
         let known = cluster.is_some() || self.settings.without_cluster;
         let act = !self.settings.dry_run && known;

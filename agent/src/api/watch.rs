@@ -53,8 +53,8 @@ fn watch_seconds() -> u32 {
 /// A watch that lived so long ends the count of failures.
 const HEALTHY: Duration = Duration::from_secs(10);
 
-/// How often a missing CRD is looked for.
-const NO_RESOURCE: Duration = Duration::from_secs(60);
+/// How often a missing CRD is looked for, at first and at last: Longhorn is often installed together with the agent.
+const NO_RESOURCE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
 /// Follows an object for ever. Each state goes to `seen` if it differs from the last.
 pub async fn follow<T: PartialEq>(
@@ -64,6 +64,7 @@ pub async fn follow<T: PartialEq>(
     seen: &Sender<Seen<T>>,
 ) {
     let mut failures: u32 = 0;
+    let mut missed: u32 = 0;
     loop {
         let version = match api.get(object).await {
             Ok(value) => {
@@ -78,7 +79,10 @@ pub async fn follow<T: PartialEq>(
             }
             Err(Trouble::NoResource) => {
                 publish(seen, Seen::NoResource);
-                tokio::time::sleep(NO_RESOURCE.mul_f64(0.5 + draw())).await;
+                let factor = 1_u32.checked_shl(missed).unwrap_or(u32::MAX);
+                let rest = NO_RESOURCE.0.saturating_mul(factor).min(NO_RESOURCE.1);
+                missed = (missed + 1).min(16);
+                tokio::time::sleep(rest.mul_f64(0.5 + draw())).await;
                 continue;
             }
             Err(trouble) => {
@@ -89,6 +93,7 @@ pub async fn follow<T: PartialEq>(
                 continue;
             }
         };
+        missed = 0;
         let began = Instant::now();
         let ended = watch(api, object, &version, &decode, seen).await;
         if began.elapsed() > HEALTHY {
