@@ -264,7 +264,7 @@ async fn twenty_four_quiet_hours_cost_no_write_and_a_few_reads() {
     );
     let settings = Settings {
         node: "n".to_owned(),
-        dry_run: false,
+        observe_only: false,
         resync: Duration::from_secs(600),
         vanished_off: false,
         cluster: None,

@@ -192,7 +192,7 @@ async fn run(name: String, kubeconfig: PathBuf) {
     let api = AgentApi::new(client, &name, NAMESPACE, metrics);
     let settings = Settings {
         node: name.clone(),
-        dry_run: false,
+        observe_only: false,
         resync: Duration::from_secs(600),
         vanished_off: false,
         cluster: None,
