@@ -48,6 +48,8 @@ pub const ACCOUNT: &str = "disk-discovery";
 pub const USER: &str = "system:serviceaccount:longhorn-system:disk-discovery";
 
 const NONE: Option<&str> = None;
+/// Mode of directories that only root may write.
+const MODE: Option<&str> = Some("mode=755");
 
 /// What the beds of a test program share.
 pub struct Shared {
@@ -377,7 +379,7 @@ impl Bed {
                 "--host-proc=/run/host/proc",
                 "--host-etc=/run/host/etc",
                 "--start-spread=0s",
-                "--log-level=debug",
+                "--log-level=info",
             ])
             .arg(format!("--listen={address}"))
             .args(start.arguments)
@@ -716,7 +718,7 @@ impl Pod {
         // Nothing else of the host's mounts is in the container, so that none is held busy.
         mount(NONE, "/srv", NONE, private, NONE).expect("the container's own mounts");
         umount2("/srv", MntFlags::MNT_DETACH).expect("the host's mounts go");
-        mount(Some("tmpfs"), "/srv", Some("tmpfs"), MsFlags::empty(), NONE).expect("a tmpfs");
+        mount(Some("tmpfs"), "/srv", Some("tmpfs"), MsFlags::empty(), MODE).expect("a tmpfs");
         fs::create_dir_all(&mount_root).expect("a directory on a tmpfs");
         mount(
             Some(volume.as_str()),

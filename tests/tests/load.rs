@@ -35,7 +35,7 @@ use futures::stream::{self, StreamExt};
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
 use kube::Client;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, ListParams, PostParams};
 use kube::core::Object;
 use serde_json::json;
 use storage_core::model::{DiskName, VerdictKind};
@@ -278,17 +278,18 @@ async fn load() {
     for (name, kubeconfig) in kubeconfigs {
         tokio::spawn(run(name, kubeconfig));
     }
+    let registered = async || {
+        let all = nodes(&client).list(&ListParams::default()).await.unwrap();
+        all.into_iter()
+            .filter(|node| node.spec.disks.len() == DISKS.len())
+            .count()
+    };
     eventually(
         "all disks to be registered",
-        Duration::from_secs(150),
+        Duration::from_secs(300),
         async || {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            let requests = cluster.requests().unwrap();
-            requests
-                .iter()
-                .filter(|r| is_patch(r, "longhorn.io", 200))
-                .count()
-                >= count
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            registered().await == count
         },
     )
     .await
@@ -315,6 +316,12 @@ async fn load() {
     }
     assert_eq!(of_each.len(), count);
     let most = of_each.values().map(Vec::len).max().unwrap();
+    let is_answered = |r: &&&Request| r.response_status.as_ref().is_some_and(|s| s.code < 300);
+    let answered = of_each
+        .values()
+        .map(|all| all.iter().filter(is_answered).count())
+        .max()
+        .unwrap();
     let mut firsts: Vec<f64> = of_each
         .values()
         .map(|all| all.iter().map(|r| at(r)).fold(f64::MAX, f64::min))
@@ -353,12 +360,9 @@ async fn load() {
         all
     });
     println!("{whose:#?}");
-    // Three reads, two watches each with its end, seed, registration, report, and an event for each turn of each disk.
-    assert!(
-        most <= 24,
-        "{:#?}",
-        of_each.values().find(|all| all.len() == most)
-    );
+    // Three reads, two watches each told at its begin, seed, registration, reports, and an event for each turn of each
+    // disk. A server that is overrun asks for patience: what it did not answer is tried again.
+    assert!(answered <= 24, "{answered} requests answered of one agent");
     assert!(
         (sent + received) / (count as u64) < 128 << 10,
         "bytes of each"
@@ -369,15 +373,4 @@ async fn load() {
         peak < 2.0 * even,
         "{peak} agents begin in one second, {even} would be even"
     );
-}
-
-fn is_patch(request: &Request, group: &str, code: u16) -> bool {
-    let object = request.object_ref.as_ref();
-    request.user.username == USER
-        && request.verb == "patch"
-        && object.is_some_and(|o| o.api_group == group)
-        && request
-            .response_status
-            .as_ref()
-            .is_some_and(|s| s.code == code)
 }
