@@ -40,7 +40,7 @@ use tokio::runtime::Runtime;
 
 use crate::require::skip;
 use crate::run::{binary, flags};
-use crate::{LoopDisk, Sandbox};
+use crate::{LoopDisk, Sandbox, image};
 
 /// The agent's ServiceAccount.
 pub const ACCOUNT: &str = "disk-discovery";
@@ -326,10 +326,23 @@ impl Bed {
         runtime.block_on(cluster.start_apiserver()).unwrap();
     }
 
+    /// A directory for images in memory: what else the machine writes does not slow them down.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn images(&self) -> PathBuf {
+        let images = PathBuf::from("/run/images");
+        fs::create_dir_all(&images).expect("a directory on a tmpfs");
+        images
+    }
+
     /// A blank disk of 64 MiB.
     #[must_use]
     pub fn blank(&self, name: &str) -> LoopDisk {
-        self.sandbox.blank(name, 64 << 20)
+        let backing = self.images().join(name);
+        image::sparse(&backing, 64 << 20);
+        LoopDisk::attach(&backing)
     }
 
     /// A policy that takes these disks and no others.
@@ -401,10 +414,11 @@ impl Bed {
     /// Waits until `check` says yes.
     ///
     /// # Panics
-    /// When it has not after so many seconds.
+    /// When it has not after so many seconds of a machine that has nothing else to do.
     pub fn until(&self, what: &str, seconds: u64, mut check: impl FnMut() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(seconds);
+        let began = Instant::now();
         while !check() {
+            let deadline = began + Duration::from_secs(seconds).mul_f64(crowd());
             assert!(Instant::now() < deadline, "waited {seconds} s for {what}");
             sleep(Duration::from_millis(30));
         }
@@ -665,6 +679,20 @@ fn kubectl() -> PatchParams {
         field_manager: Some("kubectl-annotate".into()),
         ..PatchParams::default()
     }
+}
+
+/// How many processes there are for each processor that would run, at least one: a measure in time means little on a
+/// machine that is busy with other things.
+///
+/// # Panics
+/// When the kernel does not say.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "a number of processors")]
+pub fn crowd() -> f64 {
+    let load = fs::read_to_string("/proc/loadavg").unwrap();
+    let load: f64 = load.split(' ').next().unwrap().parse().unwrap();
+    let cores = std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64);
+    (load / cores).max(1.0)
 }
 
 /// An address on loopback that was free a moment ago.

@@ -5,7 +5,6 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::cast_precision_loss,
     reason = "tests fail by panicking"
 )]
 
@@ -22,7 +21,7 @@ use disk_discovery_testbed::longhorn::admission::Denial;
 use disk_discovery_testbed::longhorn::manager;
 use disk_discovery_testbed::longhorn::types::Release;
 use disk_discovery_testbed::longhorn::webhook::Fault;
-use disk_discovery_tests::bed::{self, Agent, Bed, Start};
+use disk_discovery_tests::bed::{self, Agent, Bed, Start, crowd};
 use disk_discovery_tests::disk::run_tool;
 use disk_discovery_tests::run::hashes;
 use disk_discovery_tests::sim::{Content, Faults, SimDisk, SimHost};
@@ -167,15 +166,6 @@ fn a_restarted_agent_writes_nothing_and_a_rebooted_node_has_its_disks_back() {
     bed.until_ready(names(&disks));
     assert_eq!(bed.disk_specs().len(), 2);
     assert_eq!(bed.count_events("DiskRegistered"), 2, "{:#?}", bed.events());
-}
-
-/// How many processes there are for each processor that would run, at least one: a measure in time means little on a
-/// machine that is busy with other things.
-fn crowd() -> f64 {
-    let load = fs::read_to_string("/proc/loadavg").unwrap();
-    let load: f64 = load.split(' ').next().unwrap().parse().unwrap();
-    let cores = std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64);
-    (load / cores).max(1.0)
 }
 
 /// Time of mkfs and mount alone, with the options that the agent uses.
@@ -487,7 +477,7 @@ fn a_default_disks_annotation_that_somebody_else_made_is_left_and_said() {
 #[test]
 fn an_approval_is_spent_once_and_one_for_other_content_is_refused() {
     let bed = bed!(new, "approved");
-    let images = ["a", "b"].map(|name| bed.sandbox.path().join(name));
+    let images = ["a", "b"].map(|name| bed.images().join(name));
     for image in &images {
         image::sparse(image, 64 * MIB);
         run_tool("mkfs.ext4", &["-q", "-F", image.to_str().unwrap()]);
