@@ -482,8 +482,11 @@ fn without_flags_it_is_the_node_agent_until_it_is_told_to_stop() {
         "--log-format=json",
         "--node-name=worker-1",
         "--start-spread=0",
+        "--config",
     ]);
-    command.env("KUBECONFIG", &kubeconfig);
+    let file = dir.path().join("config.yaml");
+    fs::write(&file, "minSize: 1GiB\n").unwrap();
+    command.arg(&file).env("KUBECONFIG", &kubeconfig);
     let mut agent = command
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -502,11 +505,19 @@ fn without_flags_it_is_the_node_agent_until_it_is_told_to_stop() {
     assert!(page.contains("\"observeOnly\":true"), "{page}");
     let ready = get(&address, "/readyz").unwrap();
     assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(i32::try_from(agent.id()).unwrap()),
-        nix::sys::signal::Signal::SIGTERM,
-    )
-    .unwrap();
+    let send = |signal| {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(agent.id()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    };
+    fs::write(&file, "minsize: 2GiB\n").unwrap();
+    send(nix::sys::signal::Signal::SIGHUP);
+    let mistake = log
+        .by_ref()
+        .map(Result::unwrap)
+        .find(|line| line.contains("cannot be read again"));
+    let mistake = mistake.expect("a mistake in the file is said");
+    assert!(mistake.contains("did you mean minSize?"), "{mistake}");
+    send(nix::sys::signal::Signal::SIGTERM);
     let rest: Vec<String> = log.map(Result::unwrap).collect();
     assert_eq!(agent.wait().unwrap().code(), Some(0), "{rest:?}");
 }

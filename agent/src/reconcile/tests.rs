@@ -238,11 +238,10 @@ impl Bed {
                 Duration::from_secs(600),
             )),
             settings: Settings {
-                node: "k3s1".into(),
+                policy: Policy::new("k3s1"),
                 observe_only: false,
                 resync: Duration::from_secs(600),
                 vanished_off: false,
-                cluster: None,
                 without_cluster: false,
                 grace: Duration::from_secs(20),
             },
@@ -549,8 +548,8 @@ async fn no_disk_is_worked_upon_before_the_cluster_is_known() {
     bed.start();
     secs(120).await;
     let requests = bed.host.requests.lock().unwrap().clone();
-    assert!(!requests[0].act && requests[0].cluster.is_none());
-    assert!(requests.last().unwrap().act && requests.last().unwrap().cluster.is_some());
+    assert!(!requests[0].act && requests[0].policy.cluster.is_none());
+    assert!(requests.last().unwrap().act && requests.last().unwrap().policy.cluster.is_some());
     bed.end().await;
 }
 
@@ -726,6 +725,47 @@ async fn a_thousand_wakes_during_a_pass_are_one_more_pass() {
     }
     secs(60).await;
     assert_eq!(bed.passes(), 2);
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_that_are_read_again_hold_from_the_next_pass_and_a_mistake_is_said() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.start();
+    bed.show_both();
+    secs(5).await;
+    let min_size = |bed: &Bed| {
+        bed.host
+            .requests
+            .lock()
+            .unwrap()
+            .last()
+            .unwrap()
+            .policy
+            .min_size
+    };
+    let before = min_size(&bed);
+    bed.wakes.hangup(Err("dd.yaml:1: no".into()));
+    secs(5).await;
+    assert_eq!(min_size(&bed), before);
+    assert!(bed.board.view().problems[0].contains("dd.yaml:1: no"));
+    assert_eq!(bed.reasons().last(), Some(&"NodeProblem"));
+    let mut settings = bed.settings.clone();
+    settings.policy.min_size = 7;
+    settings.resync = Duration::from_secs(60);
+    bed.wakes.hangup(Ok(settings));
+    secs(5).await;
+    assert_eq!(min_size(&bed), 7);
+    let request = bed.host.requests.lock().unwrap().last().unwrap().clone();
+    assert!(request.policy.cluster.is_some() && request.forget);
+    assert_eq!(bed.board.view().problems, Vec::<String>::new());
+    let passes = bed.passes();
+    secs(600).await;
+    assert!(
+        (9..=11).contains(&(bed.passes() - passes)),
+        "{}",
+        bed.passes() - passes
+    );
     bed.end().await;
 }
 
