@@ -244,12 +244,16 @@ async fn serve(config: Config, reread: Reread) -> Result<(), AgentError> {
     );
     let (node_seen, node) = watch::channel(Seen::Unknown);
     let (longhorn_seen, longhorn) = watch::channel(Seen::Unknown);
+    // Agents that start together must not all ask in the same moment.
     let delay = config.start_spread.mul_f64(spread(&config.policy.node));
+    tokio::select! {
+        () = stopped() => return Ok(()),
+        () = tokio::time::sleep(delay) => {}
+    }
     let followers = [
         tokio::spawn({
             let api = api.clone();
             async move {
-                tokio::time::sleep(delay).await;
                 follow(
                     &api,
                     Object::Node,
@@ -262,7 +266,6 @@ async fn serve(config: Config, reread: Reread) -> Result<(), AgentError> {
         tokio::spawn({
             let api = api.clone();
             async move {
-                tokio::time::sleep(delay).await;
                 follow(&api, Object::Longhorn, api::decode_longhorn, &longhorn_seen).await;
             }
         }),
@@ -312,7 +315,14 @@ async fn watch_hangup(wakes: Arc<Wakes>, config: Config, reread: Arc<Reread>) {
                 let reread = Arc::clone(&reread);
                 let read = tokio::task::spawn_blocking(move || reread()).await;
                 let read = read.unwrap_or_else(|error| Err(error.to_string()));
-                wakes.hangup(read.and_then(|new| accept(&config, &new)));
+                let accepted = read.and_then(|new| accept(&config, &new));
+                if let Err(why) = &accepted {
+                    tracing::warn!(
+                        why,
+                        "the settings cannot be read again; those before stay in force"
+                    );
+                }
+                wakes.hangup(accepted);
             }
         }
         Err(error) => tracing::warn!(%error, "cannot listen for SIGHUP"),
@@ -414,6 +424,23 @@ fn open_lock(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_running_agent_cannot_change_is_named_and_the_rest_is_taken() {
+        let config = Config::new("k3s1");
+        let mut new = config.clone();
+        new.policy.min_size = 7;
+        new.vanished_off = true;
+        let settings = accept(&config, &new).unwrap();
+        assert!(settings.vanished_off && settings.policy.min_size == 7);
+        new.namespace = "storage".to_owned();
+        new.listen.set_port(1);
+        let why = accept(&config, &new).unwrap_err();
+        assert!(
+            why.contains("namespace, listen") && !why.contains("nodeName"),
+            "{why}"
+        );
+    }
 
     #[test]
     fn a_node_name_that_could_leave_its_path_is_refused() {

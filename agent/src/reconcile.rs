@@ -269,12 +269,21 @@ impl<C: Cluster, H: Host> Agent<C, H> {
                 let wakes = self.wakes.take();
                 cause = wakes.first().map_or("start", |w| w.word());
                 tracing::debug!(cause, "a pass begins");
-                running = self.begin(&wakes).await;
+                // A server that does not answer must not keep the agent from stopping.
+                running = tokio::select! {
+                    biased;
+                    () = &mut stop => break,
+                    running = self.begin(&wakes) => running,
+                };
                 // A shorter period holds from now on.
                 timer = timer.min(Instant::now() + self.period());
             }
             self.board.turn(running.is_some());
-            let due = self.publish().await;
+            let due = tokio::select! {
+                biased;
+                () = &mut stop => break,
+                due = self.publish() => due,
+            };
             // A wake that comes while a pass is at work waits for its end.
             let wake = running.is_none();
             let retry = [due, self.retry_pass_at.filter(|_| wake)]
@@ -342,13 +351,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
                 self.settings = settings;
                 self.stale_settings = None;
             }
-            Some(Err(why)) => {
-                tracing::warn!(
-                    why,
-                    "the settings cannot be read again; those before stay in force"
-                );
-                self.stale_settings = Some(why);
-            }
+            Some(Err(why)) => self.stale_settings = Some(why),
             None => {}
         }
         let cluster = self.cluster_uid().await;

@@ -20,6 +20,8 @@ struct Log {
     node: Value,
     longhorn: Value,
     version: u64,
+    /// A call that is never answered.
+    hangs: &'static str,
 }
 
 struct FakeCluster {
@@ -30,6 +32,12 @@ struct FakeCluster {
 }
 
 impl FakeCluster {
+    async fn hang(&self, name: &str) {
+        if self.log.lock().unwrap().hangs == name {
+            std::future::pending().await
+        }
+    }
+
     fn call(&self, name: &'static str) -> Result<std::sync::MutexGuard<'_, Log>, Trouble> {
         let mut log = self.log.lock().unwrap();
         log.calls.push(name.to_owned());
@@ -77,6 +85,7 @@ impl FakeCluster {
 
 impl Cluster for FakeCluster {
     async fn cluster_uid(&self) -> Result<String, Trouble> {
+        self.hang("cluster-uid").await;
         drop(self.call("cluster-uid")?);
         Ok("6cb3c4a5-0f93-4b0e-8a59-6a1a0d6f1ee5".to_owned())
     }
@@ -134,6 +143,7 @@ impl Cluster for FakeCluster {
     }
 
     async fn event(&self, _uid: &str, notice: &Notice) -> Result<(), Trouble> {
+        self.hang("event").await;
         self.call("event")?.events.push(notice.clone());
         Ok(())
     }
@@ -726,6 +736,21 @@ async fn a_thousand_wakes_during_a_pass_are_one_more_pass() {
     secs(60).await;
     assert_eq!(bed.passes(), 2);
     bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_never_answers_does_not_keep_it_from_stopping() {
+    for call in ["cluster-uid", "event"] {
+        let mut bed = Bed::new(&["sdb1"]);
+        bed.cluster.log.lock().unwrap().hangs = call;
+        bed.start();
+        bed.show_both();
+        secs(5).await;
+        assert_eq!(bed.count(call), 0);
+        tokio::time::timeout(Duration::from_secs(1), bed.end())
+            .await
+            .unwrap_or_else(|_| panic!("{call}"));
+    }
 }
 
 #[tokio::test(start_paused = true)]
