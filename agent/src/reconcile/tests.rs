@@ -34,7 +34,7 @@ struct FakeCluster {
 impl FakeCluster {
     async fn hang(&self, name: &str) {
         if self.log.lock().unwrap().hangs == name {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
