@@ -38,7 +38,7 @@ use kube::Client;
 use kube::api::{Api, ListParams, PostParams};
 use kube::core::Object;
 use serde_json::json;
-use storage_core::model::{DiskName, VerdictKind};
+use storage_core::model::{DiskName, Policy, VerdictKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -191,11 +191,10 @@ async fn run(name: String, kubeconfig: PathBuf) {
     let client = agent::api::client(Some(&kubeconfig)).await.unwrap();
     let api = AgentApi::new(client, &name, NAMESPACE, metrics);
     let settings = Settings {
-        node: name.clone(),
         observe_only: false,
         resync: Duration::from_secs(600),
         vanished_off: false,
-        cluster: None,
+        policy: Policy::new(&name),
         without_cluster: false,
         grace: Duration::ZERO,
     };
