@@ -66,6 +66,7 @@ pub async fn follow<T: PartialEq>(
     seen: &Sender<Seen<T>>,
 ) {
     let mut failures: u32 = 0;
+    let mut kind = "";
     let mut missed: u32 = 0;
     loop {
         let mut version = match api.get(object).await {
@@ -88,6 +89,11 @@ pub async fn follow<T: PartialEq>(
                 continue;
             }
             Err(trouble) => {
+                // A server that starts again refuses connections, then everything by RBAC, then nothing: each
+                // trouble is counted by itself.
+                if kind != trouble.label() {
+                    (kind, failures) = (trouble.label(), 0);
+                }
                 failures = failures.saturating_add(1);
                 tracing::warn!(?object, %trouble, failures, "cannot read the object");
                 publish(seen, Seen::Lost(trouble.to_string()));
