@@ -360,6 +360,10 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             Some(Err(why)) => self.stale_settings = Some(why),
             None => {}
         }
+        if wakes.contains(&Wake::Hangup) {
+            // Whoever sends it has repaired something and does not want to wait.
+            self.rests.clear();
+        }
         let cluster = self.cluster_uid().await;
         let known = cluster.is_some() || self.settings.without_cluster;
         let act = !self.settings.observe_only && known;

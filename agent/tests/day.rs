@@ -263,10 +263,10 @@ async fn twenty_four_quiet_hours_cost_no_write_and_a_few_reads() {
         metrics,
     );
     let settings = Settings {
+        policy: Policy::new("n"),
         observe_only: false,
         resync: Duration::from_secs(600),
         vanished_off: false,
-        policy: Policy::new("n"),
         without_cluster: false,
         grace: Duration::from_secs(5),
     };
@@ -332,7 +332,7 @@ async fn twenty_four_quiet_hours_cost_no_write_and_a_few_reads() {
         (&*server.node.borrow(), &*server.longhorn.borrow()),
         (&node, &longhorn)
     );
-    // Two watches of four to five minutes, each going on where the last one ended.
+    // Two watches of four to five minutes, each going on from the last.
     assert!((24 * 24..=24 * 31).contains(&day.len()), "{}", day.len());
     let looked = passes.load(Ordering::Relaxed) - before;
     assert!((130..=165).contains(&looked), "{looked} passes");

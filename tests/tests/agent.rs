@@ -336,7 +336,7 @@ fn while_the_api_server_is_away_disks_are_prepared_and_then_registered() {
         back.elapsed()
     );
     bed.until("the agent to be ready", 40, || agent.is_ready());
-    assert_eq!(bed.count_events("DiskRegistered"), 2);
+    bed.until("to be told", 40, || bed.count_events("DiskRegistered") == 2);
 }
 
 #[test]

@@ -3,13 +3,14 @@
 //! kube's watcher lists first; a list of nodes needs a right that the agent has no other use for.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use kube::core::WatchEvent;
 use kube::core::params::WatchParams;
 use serde_json::Value;
 use tokio::sync::watch::Sender;
+use tokio::time::Instant;
 
 use super::{Api, Object, Trouble, draw, pause};
 
