@@ -60,7 +60,7 @@ impl Eyes for Liar {
         observation
     }
 
-    fn classify(&self, observation: &Observation, _: &Policy) -> Classification {
+    fn classify(&self, observation: &Observation, _: &Policy, _: &KernelName) -> Classification {
         let lies = |lie| self.looks.load(Ordering::SeqCst) == self.at && self.lie == lie;
         let mut classification = Classification::default();
         for (name, device) in &observation.devices {
@@ -299,8 +299,13 @@ impl Eyes for OldHints {
         observation
     }
 
-    fn classify(&self, observation: &Observation, policy: &Policy) -> Classification {
-        self.0.classify(observation, policy)
+    fn classify(
+        &self,
+        observation: &Observation,
+        policy: &Policy,
+        device: &KernelName,
+    ) -> Classification {
+        self.0.classify(observation, policy, device)
     }
 }
 
@@ -327,7 +332,7 @@ fn what_udev_says_of_the_old_content_does_not_stop_an_approved_overwrite() {
     let device = KernelName::new(disk.node.trim_start_matches("/dev/")).unwrap();
     let look = |policy: &Policy| {
         let seen = eyes.observe(&disk.host, policy, &device);
-        let judged = eyes.classify(&seen, policy);
+        let judged = eyes.classify(&seen, policy, &device);
         (seen, judged)
     };
     let verdict = look(&disk.policy).1.verdicts[&device].clone();
