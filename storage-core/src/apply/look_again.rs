@@ -36,7 +36,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -45,7 +44,7 @@ use serde::Deserialize;
 
 use super::error::ApplyError;
 use super::exec::{self, Tool};
-use super::lock::{Locked, open_node};
+use super::lock::{Exclusive, Locked};
 use super::watch::Watch;
 use crate::host::HostRoot;
 use crate::model::{
@@ -100,7 +99,7 @@ pub(super) struct Clearance<'l> {
     seen: BlockDevice,
     /// The disk, open exclusively: while it is, the kernel gives neither it nor a partition of it to anybody
     /// else who asks for it exclusively (mounts, holders, swap, tools).
-    hold: Option<File>,
+    hold: Option<Exclusive>,
 }
 
 impl<'l> Clearance<'l> {
@@ -638,7 +637,7 @@ fn exclusive(
     observation: &Observation,
     disk: &BlockDevice,
     locked: &Locked,
-) -> Result<File, ApplyError> {
+) -> Result<Exclusive, ApplyError> {
     for name in &disk.partitions {
         let Some(partition) = observation.devices.get(name) else {
             return Err(ApplyError::Changed {
@@ -647,9 +646,9 @@ fn exclusive(
             });
         };
         let node: PathBuf = host.dev.join(name.dev_path());
-        drop(open_node(&node, partition.dev, false, true)?);
+        drop(Exclusive::open(&node, partition.dev)?);
     }
-    open_node(locked.node(), locked.dev(), false, true)
+    Exclusive::open(locked.node(), locked.dev())
 }
 
 /// Runs the proof of blankness on the locked disk.
@@ -847,7 +846,7 @@ pub(super) fn wait_until_free(
 ) -> Result<(), ApplyError> {
     let began = std::time::Instant::now();
     loop {
-        match open_node(node, dev, false, true) {
+        match Exclusive::open(node, dev) {
             Ok(_) => return Ok(()),
             Err(ApplyError::Busy { .. }) if began.elapsed() < limit => {
                 std::thread::sleep(Duration::from_millis(10));

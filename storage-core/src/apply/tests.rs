@@ -356,3 +356,29 @@ fn what_udev_says_of_the_old_content_does_not_stop_an_approved_overwrite() {
     assert_eq!(outcomes.last().unwrap().step, "commit", "{outcomes:?}");
     assert_eq!(outcomes.last().unwrap().effect, Effect::Changed);
 }
+
+#[test]
+fn a_device_that_was_held_is_free_at_once_while_processes_are_started() {
+    if !possible() {
+        return;
+    }
+    let disk = Disk::new();
+    let node = Path::new(&disk.node);
+    let dev = disk.plan().disks[0].dev;
+    let over = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(Ordering::SeqCst) {
+                    let limit = Duration::from_secs(60);
+                    exec::run(exec::Tool::Wipefs, &["--version"], limit, &mut |_, _| true).unwrap();
+                }
+            });
+        }
+        let busy = (0..300)
+            .filter(|_| lock::Exclusive::open(node, dev).is_err())
+            .count();
+        over.store(true, Ordering::SeqCst);
+        assert_eq!(busy, 0, "of 300 times it was not free after it was let go");
+    });
+}

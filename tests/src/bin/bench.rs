@@ -25,6 +25,9 @@ use disk_discovery_tests::run::binary;
 use disk_discovery_tests::{LoopDisk, Sandbox};
 use nix::fcntl::OFlag;
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::time::TimeValLike;
+use nix::unistd::Pid;
 use storage_core::classify::classify;
 use storage_core::model::{Blankness, KernelName, Policy, ProofDepth};
 use storage_core::observe::Observer;
@@ -33,8 +36,8 @@ use storage_core::observe::read::ReadAt;
 use storage_core::progress::Silent;
 
 const MIB: u64 = 1 << 20;
-/// Seconds after which a contestant is stopped.
-const LIMIT: &str = "300";
+/// After this time a contestant is stopped.
+const LIMIT: Duration = Duration::from_secs(300);
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -72,19 +75,33 @@ fn machine(sandbox: impl FnOnce() -> Sandbox) -> Sandbox {
     sandbox()
 }
 
-/// Runs a command, its output thrown away; prints nanoseconds and peak KiB of it and its children.
+/// Runs a command, its output thrown away; prints nanoseconds, peak KiB and nanoseconds of processor time of it and
+/// its children.
 fn measure(command: &[&str]) {
     let began = Instant::now();
-    let status = Command::new("timeout")
-        .arg(LIMIT)
-        .args(command)
+    let mut child = Command::new(command[0])
+        .args(&command[1..])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .status()
+        .spawn()
         .unwrap_or_else(|e| panic!("{}: {e}", command[0]));
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    // Ends with this process, right after the command.
+    std::thread::spawn(move || {
+        std::thread::sleep(LIMIT);
+        drop(kill(pid, Signal::SIGKILL));
+    });
+    let status = child.wait().unwrap();
     let took = began.elapsed();
-    let peak = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().max_rss();
-    println!("{} {peak} {}", took.as_nanos(), status.code().unwrap_or(-1));
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
+    let busy = usage.user_time() + usage.system_time();
+    println!(
+        "{} {} {} {}",
+        took.as_nanos(),
+        usage.max_rss(),
+        busy.num_nanoseconds(),
+        status.code().unwrap_or(-1)
+    );
 }
 
 /// Reads the files of a list, one line each: `f PATH`, `d PATH`, `l PATH` or `p PATH OFFSET LENGTH`.
@@ -216,6 +233,7 @@ struct Contestant {
     /// The most rounds: what takes long is measured less often.
     rounds: u32,
     nanos: Vec<u128>,
+    busy: Vec<u128>,
     peak_kib: i64,
 }
 
@@ -226,6 +244,7 @@ impl Contestant {
             command: command.iter().map(|&word| word.to_owned()).collect(),
             rounds: u32::MAX,
             nanos: Vec::new(),
+            busy: Vec::new(),
             peak_kib: 0,
         }
     }
@@ -244,12 +263,16 @@ impl Contestant {
             .collect();
         self.nanos.push(numbers[0].unsigned_abs());
         self.peak_kib = self.peak_kib.max(i64::try_from(numbers[1]).unwrap());
+        self.busy.push(numbers[2].unsigned_abs());
     }
 
     fn median(&self) -> Duration {
-        let mut sorted = self.nanos.clone();
-        sorted.sort_unstable();
-        Duration::from_nanos(u64::try_from(sorted[sorted.len() / 2]).unwrap())
+        middle(&self.nanos)
+    }
+
+    /// Processor time, which other work on the machine bears upon less.
+    fn median_busy(&self) -> Duration {
+        middle(&self.busy)
     }
 
     /// System calls made, and processes started besides the first.
@@ -279,6 +302,12 @@ impl Contestant {
     }
 }
 
+fn middle(nanos: &[u128]) -> Duration {
+    let mut sorted = nanos.to_vec();
+    sorted.sort_unstable();
+    Duration::from_nanos(u64::try_from(sorted[sorted.len() / 2]).unwrap())
+}
+
 fn milliseconds(time: Duration) -> String {
     format!("{:.1}", time.as_secs_f64() * 1e3)
 }
@@ -287,6 +316,7 @@ fn take_turns(contestants: &mut [Contestant], rounds: u32) {
     for contestant in contestants.iter_mut() {
         contestant.run();
         contestant.nanos.clear();
+        contestant.busy.clear();
     }
     for round in 0..rounds {
         for contestant in contestants.iter_mut().filter(|c| round < c.rounds) {
@@ -299,9 +329,9 @@ fn passes(sandbox: &Sandbox) {
     let counts = std::env::var("DEVICES").unwrap_or_else(|_| "1 64 1000".to_owned());
     println!("## A full pass\n");
     println!(
-        "| devices | what | ms (median) | pass is × this | system calls | processes started | peak MiB |"
+        "| devices | what | ms (median) | pass is × this | processor ms | pass is × this | system calls | processes started | peak MiB |"
     );
-    println!("|--:|---|--:|--:|--:|--:|--:|");
+    println!("|--:|---|--:|--:|--:|--:|--:|--:|--:|");
     let mut disks: Vec<LoopDisk> = Vec::new();
     for count in counts
         .split_whitespace()
@@ -331,14 +361,16 @@ fn passes(sandbox: &Sandbox) {
         ];
         contestants[2].rounds = if count > 100 { 2 } else { 5 };
         take_turns(&mut contestants, if count > 100 { 7 } else { 21 });
-        let ours = contestants[0].median();
+        let ours = (contestants[0].median(), contestants[0].median_busy());
         for contestant in &contestants {
             let (calls, started) = contestant.calls(&sandbox.path().join("calls"));
             println!(
-                "| {count} | {} | {} | {:.2} | {calls} | {started} | {:.1} |",
+                "| {count} | {} | {} | {:.2} | {} | {:.2} | {calls} | {started} | {:.1} |",
                 contestant.name,
                 milliseconds(contestant.median()),
-                ours.as_secs_f64() / contestant.median().as_secs_f64(),
+                ours.0.as_secs_f64() / contestant.median().as_secs_f64(),
+                milliseconds(contestant.median_busy()),
+                ours.1.as_secs_f64() / contestant.median_busy().as_secs_f64(),
                 contestant.peak_kib as f64 / 1024.0,
             );
         }
@@ -528,7 +560,7 @@ fn prepare(sandbox: &Sandbox, filesystem: &str, more: &[&str]) -> Duration {
         .map(|i| sandbox.blank(&format!("prepare-{i}"), 10 << 30))
         .collect();
     let mut command = Command::new("timeout");
-    command.arg(LIMIT).arg(binary());
+    command.arg(LIMIT.as_secs().to_string()).arg(binary());
     command.args(["--once", "--transports=loop", "--mount-root=/srv/longhorn"]);
     command.arg(format!("--filesystem={filesystem}")).args(more);
     for disk in &disks {
