@@ -576,7 +576,7 @@ fn a_loop_device_that_somebody_binds_to_the_disk_between_two_steps_stops_the_nex
         let before = bench.checksum();
         let bound = Mutex::new(String::new());
         let said = bench.disturbed(step, || {
-            *bound.lock().unwrap() = attach(Path::new(&bench.node), 512)
+            *bound.lock().unwrap() = attach(Path::new(&bench.node), 512);
         });
         let over = bound.into_inner().unwrap();
         run("losetup", &["-d", &over]);
