@@ -80,9 +80,12 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
-/// A disk of a machine that is there from the start, and what it must be.
+/// Name, content and what it must be.
+type Row = (&'static str, fn(&Path), Want);
+
+/// Disks that are there from the start, and what each must be.
 #[rustfmt::skip]
-const ROWS: &[(&str, fn(&Path), Want)] = &[
+const ROWS: &[Row] = &[
     ("our-name", our_name, Left("Quarantined", "marks like ours that do not verify")),
     ("climbing", climbing, Left("Quarantined", "marks like ours that do not verify")),
     ("many-entries", many_entries, Left("Foreign", "partition")),

@@ -114,7 +114,16 @@ pub(super) fn run(run: &mut Run) -> Result {
             .any(|p| name.starts_with(p));
         let verdict = device["verdict"].as_str().unwrap_or("?");
         run.expect(
-            !built || ["Excluded", "InUse", "System", "Foreign", "Unreadable"].contains(&verdict),
+            !built
+                || [
+                    "Excluded",
+                    "InUse",
+                    "System",
+                    "Foreign",
+                    "Quarantined",
+                    "Unreadable",
+                ]
+                .contains(&verdict),
             format!("{name} is {verdict}"),
         );
     }
