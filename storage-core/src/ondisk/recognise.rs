@@ -9,7 +9,8 @@
 use super::gpt::{PREPARING, READY_PREFIX, SectorState, TableImage};
 use super::record::{LEN, RecordBlock, RecordState, record_offset};
 use crate::model::{
-    Content, Layout, Own, OwnClaim, OwnStage, ProofDepth, Signature, SignatureClass, TableKind,
+    Content, ContentState, Layout, Own, OwnClaim, OwnStage, ProofDepth, Signature, SignatureClass,
+    TableKind,
 };
 use crate::observe::proof::{Finding, WINDOW, prove_range};
 use crate::observe::read::ReadAt;
@@ -36,6 +37,8 @@ pub fn recognise(device: &dyn ReadAt, content: &Content) -> Own {
         let block = match read_sector(device, offset) {
             Ok(block) => block,
             Err(None) => continue,
+            // Where the signature search has failed already, the failed read is its story, not a mark of ours.
+            Err(Some(_)) if matches!(content.state, ContentState::Failed(_)) => continue,
             Err(Some(fault)) => {
                 faults.push(fault);
                 continue;

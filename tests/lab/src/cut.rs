@@ -9,7 +9,7 @@ use disk_discovery_tests::image;
 
 use crate::{Result, at};
 
-const MAGIC: u64 = 0x006a_7367_7368_7372;
+const MAGIC: u64 = 0x006a_7366_7773_6872;
 const FLUSH: u64 = 1;
 const FUA: u64 = 2;
 const DISCARD: u64 = 4;

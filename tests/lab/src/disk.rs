@@ -142,7 +142,12 @@ impl Disk {
             } else {
                 format!("{}-{index}", self.id)
             };
-            nodes.push(format!("{layer},node-name={name},file={below}"));
+            let child = if layer.starts_with("driver=blkdebug") {
+                "image"
+            } else {
+                "file"
+            };
+            nodes.push(format!("{layer},node-name={name},{child}={below}"));
             below = name;
         }
         nodes

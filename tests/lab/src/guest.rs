@@ -60,13 +60,19 @@ pub fn program() -> Result<PathBuf> {
     ))
 }
 
-/// Writes an initrd with the program under test to `target`: the kernel unpacks archives one after another.
-pub(crate) fn initrd(target: &Path) -> Result {
+/// Writes an initrd with the program under test, and the script that assembles the root, to `target`: the kernel
+/// unpacks archives one after another.
+pub(crate) fn initrd(target: &Path, assemble: Option<&str>) -> Result {
     let tree = tempfile::tempdir().map_err(at("temporary directory"))?;
     let bin = tree.path().join("usr/local/bin");
     fs::create_dir_all(&bin).map_err(at(bin.display()))?;
     let program = program()?;
     fs::copy(&program, bin.join("disk-discovery")).map_err(at(program.display()))?;
+    if let Some(script) = assemble {
+        let lab = tree.path().join("lab");
+        fs::create_dir_all(&lab).map_err(at(lab.display()))?;
+        fs::write(lab.join("assemble"), script).map_err(at(lab.display()))?;
+    }
     let output = Command::new("sh")
         .args([
             "-c",

@@ -145,9 +145,7 @@ impl Spec {
             "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on no_timer_check";
         let boot = match &self.boot {
             Boot::Small => String::new(),
-            Boot::Assemble { script, init } => {
-                format!("lab.script={} lab.init={init}", STANDARD.encode(script))
-            }
+            Boot::Assemble { init, .. } => format!("lab.init={init}"),
             Boot::Debian => "lab.root=/dev/vda".to_owned(),
         };
         format!("{base} {boot} {}", self.append)
@@ -156,9 +154,11 @@ impl Spec {
     fn arguments(&self, dir: &Path, images: &BTreeMap<String, PathBuf>) -> Result<Vec<String>> {
         let base = guest::guest()?;
         let initrd = dir.join("initrd");
-        if !initrd.exists() {
-            guest::initrd(&initrd)?;
-        }
+        let script = match &self.boot {
+            Boot::Assemble { script, .. } => Some(script.as_str()),
+            Boot::Small | Boot::Debian => None,
+        };
+        guest::initrd(&initrd, script)?;
         let mut args: Vec<String> = ["-nodefaults", "-no-reboot"].map(str::to_owned).to_vec();
         let mut add = |flag: &str, value: String| args.extend([flag.to_owned(), value]);
         add("-accel", "tcg".to_owned());

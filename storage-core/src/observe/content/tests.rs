@@ -115,6 +115,8 @@ fn one_bad_place_is_told_and_the_others_are_read() {
     assert_eq!(errors[0].kind, ReadErrorKind::Io);
     assert!(errors[0].what.contains("/dev/sdx at byte 524288"));
     assert_eq!(kinds(&content), ["btrfs"]);
+    // Our record would lie just there; that it could not be read is no mark of ours.
+    assert_eq!(content.own, crate::model::Own::None);
 }
 
 #[test]

@@ -25,14 +25,9 @@ fn climbing(path: &Path) {
 }
 
 fn named(path: &Path, name: &str) {
-    run_tool(
-        "sgdisk",
-        &[
-            "--new=1:2048:0",
-            &format!("--change-name=1:{name}"),
-            text(path),
-        ],
-    );
+    run_tool("sgdisk", &["--new=1:2048:0", text(path)]);
+    // sgdisk would cut the name at the colon.
+    run_tool("sfdisk", &["--part-label", text(path), "1", name]);
     let part = path.with_extension("part");
     let size = fs::metadata(path).map_or(0, |m| m.len()) - (2 << 20);
     disk_discovery_tests::image::sparse(&part, size);
@@ -174,11 +169,9 @@ pub(super) fn run(run: &mut Run) -> Result {
     run.inject("a disk of another cluster");
     let before = machine.hashes();
     let (_, report) = run.report(&mut machine, &format!("--once {other}"))?;
-    run.judge(
-        &mut machine,
-        &report,
-        &[("mine", Left("Quarantined", "another cluster"))],
-    )?;
+    for device in crate::pass::devices_of(machine.spec(), &report, "mine") {
+        run.judge_one("mine", &device, Left("Quarantined", "another cluster"));
+    }
     machine.ok("sync")?;
     run.unchanged(&machine, &before, ["mine"]);
     Ok(())

@@ -1,6 +1,5 @@
 //! The scenarios, one row each.
 
-mod faults;
 mod forged;
 mod hotplug;
 mod kinds;
@@ -39,13 +38,10 @@ pub static SCENARIOS: &[Scenario] = &[
     Scenario { name: "hotplug", core: true, run: hotplug::run,
         what: "disks plugged in, pulled idle, in mkfs and mounted, back under another name, swapped",
         shows: &["harvester/harvester#9900", "harvester/harvester#1829", "harvester/harvester#1874", "rook/rook#13120"] },
-    Scenario { name: "forged", core: false, run: forged::run,
+    Scenario { name: "forged", core: true, run: forged::run,
         what: "our marks on disks of others, a record of 100 MB, a copy, another cluster, tables that would overflow",
         shows: &["minio/directpv cloned disks", "longhorn/longhorn#8962", "rook/rook#7940", "rook/rook#14978"] },
-    Scenario { name: "faults", core: false, run: faults::run,
-        what: "reads that fail at the start, in the middle and at the end, a disk that hangs, a read-only one",
-        shows: &["minio/directpv#553"] },
-    Scenario { name: "power-steps", core: true, run: power::steps,
+    Scenario { name: "power-steps", core: false, run: power::steps,
         what: "the power goes before and behind every flush of a preparation, and what was not flushed may be lost",
         shows: &["rook/rook#13120", "openebs/openebs#2976"] },
     Scenario { name: "power-random", core: false, run: power::random,
