@@ -23,6 +23,7 @@ pub mod http;
 pub mod longhorn;
 pub mod metrics;
 pub mod names;
+pub mod page;
 pub mod reconcile;
 pub mod uevent;
 pub mod view;
