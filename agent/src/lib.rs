@@ -17,7 +17,6 @@
 
 pub mod annotation;
 pub mod api;
-pub mod env;
 pub mod host;
 pub mod http;
 pub mod longhorn;
@@ -51,39 +50,25 @@ use crate::uevent::Uevents;
 /// Port of the HTTP server unless told otherwise.
 pub const PORT: u16 = 9880;
 
-/// What Longhorn gets.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum DiskType {
-    /// Filesystems, for the v1 data engine.
-    #[default]
-    Filesystem,
-    /// Whole disks without a filesystem, for the v2 data engine. Refused, see [`AgentError::BlockDisks`].
-    Block,
-}
-
 /// Everything that the agent is told.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Name of the Kubernetes Node that this host is.
-    pub node_name: String,
     /// Namespace of Longhorn.
     pub namespace: String,
     /// Kubeconfig file; without one, the pod's service account.
     pub kubeconfig: Option<PathBuf>,
     /// Where the host is.
     pub host: HostRoot,
-    /// What is wanted. Its `cluster` is filled in by the agent.
+    /// What is wanted, and the name of the Kubernetes Node that this host is. Its `cluster` is filled in by the agent.
     pub policy: Policy,
     /// Where to serve HTTP.
     pub listen: SocketAddr,
     /// Write nothing, neither to disks nor to the cluster.
-    pub dry_run: bool,
+    pub observe_only: bool,
     /// The host is looked at this often when nothing happens; at least 10 seconds.
     pub resync: Duration,
     /// Turn scheduling off in Longhorn on a disk that vanished, and on again when it is back.
     pub vanished_off: bool,
-    /// What Longhorn gets.
-    pub disk_type: DiskType,
     /// Agents that start together make their first requests within this time, by the node's name.
     pub start_spread: Duration,
     /// The longest that a stop waits for a pass at work.
@@ -95,16 +80,14 @@ impl Config {
     #[must_use]
     pub fn new(node_name: &str) -> Self {
         Self {
-            node_name: node_name.to_owned(),
             namespace: names::NAMESPACE.to_owned(),
             kubeconfig: None,
             host: HostRoot::live(),
             policy: Policy::new(node_name),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)),
-            dry_run: false,
+            observe_only: false,
             resync: Duration::from_secs(600),
             vanished_off: false,
-            disk_type: DiskType::Filesystem,
             start_spread: Duration::from_secs(5),
             grace: Duration::from_secs(25),
         }
@@ -114,26 +97,12 @@ impl Config {
 /// Why the agent cannot run or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// Disks of type block were asked for.
-    #[error(
-        "disk type block: refused, because Longhorn's v2 engine takes every byte of such a disk and refuses one that \
-         holds a partition table, so no record of ours can stand on it and a later run could not tell it from \
-         somebody's data; register such disks in Longhorn by hand"
-    )]
-    BlockDisks,
     /// The node's name is no name of a Kubernetes Node.
-    #[error("node name {0:?}: not valid: it is 1 to 253 lower-case letters, digits, '-' and '.'")]
+    #[error(
+        "node name {0:?}: cannot be a Kubernetes Node's, which has 1 to 253 lower-case letters, digits, '-' and '.'; \
+         give the Node's with --node-name"
+    )]
     NodeName(String),
-    /// A setting makes no sense.
-    #[error("{name}={value:?}: not valid: it must be {wanted}")]
-    Setting {
-        /// The environment variable.
-        name: &'static str,
-        /// Its value, cut.
-        value: String,
-        /// What it should be.
-        wanted: &'static str,
-    },
     /// The cluster cannot be reached in principle.
     #[error("{0}")]
     Cluster(String),
@@ -157,28 +126,58 @@ impl AgentError {
     }
 }
 
+impl Config {
+    /// The part that SIGHUP can change in a running agent.
+    fn settings(&self) -> Settings {
+        Settings {
+            observe_only: self.observe_only,
+            resync: self.resync.max(Duration::from_secs(10)),
+            vanished_off: self.vanished_off,
+            policy: self.policy.clone(),
+            without_cluster: false,
+            grace: self.grace,
+        }
+    }
+
+    /// The settings of `new` that need a restart, by name, where they differ.
+    fn fixed<'a>(&self, new: &Self) -> Vec<&'a str> {
+        let differ = [
+            ("nodeName", self.policy.node != new.policy.node),
+            ("namespace", self.namespace != new.namespace),
+            ("kubeconfig", self.kubeconfig != new.kubeconfig),
+            ("listen", self.listen != new.listen),
+            ("observeOnly", self.observe_only != new.observe_only),
+            ("hostProc or hostEtc", self.host != new.host),
+        ];
+        differ
+            .into_iter()
+            .filter_map(|(name, it)| it.then_some(name))
+            .collect()
+    }
+}
+
+/// Reads the settings again, for SIGHUP.
+pub type Reread = Box<dyn Fn() -> Result<Config, String> + Send + Sync>;
+
 /// Runs the agent until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// See [`AgentError`]. Whatever may pass by itself is retried and never ends the agent.
-pub fn run(config: Config) -> Result<(), AgentError> {
+pub fn run(config: Config, reread: Reread) -> Result<(), AgentError> {
     check(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
         .build()
         .map_err(AgentError::io("runtime: cannot start"))?;
-    let result = runtime.block_on(serve(config));
+    let result = runtime.block_on(serve(config, reread));
     // A pass that outlasts the grace period ends with the process; the next run finishes it.
     runtime.shutdown_background();
     result
 }
 
 fn check(config: &Config) -> Result<(), AgentError> {
-    if config.disk_type == DiskType::Block {
-        return Err(AgentError::BlockDisks);
-    }
-    let name = &config.node_name;
+    let name = &config.policy.node;
     let fits = (1..=253).contains(&name.len())
         && name
             .bytes()
@@ -191,7 +190,7 @@ fn check(config: &Config) -> Result<(), AgentError> {
     Ok(())
 }
 
-async fn serve(config: Config) -> Result<(), AgentError> {
+async fn serve(config: Config, reread: Reread) -> Result<(), AgentError> {
     let (stopper, stop) = watch::channel(false);
     let stopped = move || {
         let mut stop = stop.clone();
@@ -204,13 +203,30 @@ async fn serve(config: Config) -> Result<(), AgentError> {
     };
     watch_signals(stopper)?;
 
-    let resync = config.resync.max(Duration::from_secs(10));
+    let settings = config.settings();
     let metrics = Arc::new(Metrics::new());
-    let board = Arc::new(Board::new(Arc::clone(&metrics), resync));
+    let board = Arc::new(Board::new(Arc::clone(&metrics), settings.resync));
     let listener = tokio::net::TcpListener::bind(config.listen)
         .await
-        .map_err(AgentError::io(format!("{}: cannot listen", config.listen)))?;
-    tracing::info!(listen = %config.listen, "serving HTTP");
+        .map_err(AgentError::io(format!(
+            "HTTP server at {}: listen (--listen names another address)",
+            config.listen
+        )))?;
+    let address = listener
+        .local_addr()
+        .map_err(AgentError::io("HTTP server: own address"))?;
+    tracing::info!(listen = %address, "serving HTTP");
+    board.show(
+        view::NodeView {
+            schema: view::SCHEMA,
+            version: env!("CARGO_PKG_VERSION"),
+            node: config.policy.node.clone(),
+            observe_only: config.observe_only,
+            longhorn: "not asked yet".to_owned(),
+            ..view::NodeView::default()
+        },
+        vec!["the first pass over the host is not done".to_owned()],
+    );
     let server =
         axum::serve(listener, http::router(Arc::clone(&board))).with_graceful_shutdown(stopped());
     let server = tokio::spawn(server.into_future());
@@ -223,18 +239,22 @@ async fn serve(config: Config) -> Result<(), AgentError> {
     };
     let api = Api::new(
         client,
-        &config.node_name,
+        &config.policy.node,
         &config.namespace,
         Arc::clone(&metrics),
     );
     let (node_seen, node) = watch::channel(Seen::Unknown);
     let (longhorn_seen, longhorn) = watch::channel(Seen::Unknown);
-    let delay = config.start_spread.mul_f64(spread(&config.node_name));
+    // Agents that start together must not all ask in the same moment.
+    let delay = config.start_spread.mul_f64(spread(&config.policy.node));
+    tokio::select! {
+        () = stopped() => return Ok(()),
+        () = tokio::time::sleep(delay) => {}
+    }
     let followers = [
         tokio::spawn({
             let api = api.clone();
             async move {
-                tokio::time::sleep(delay).await;
                 follow(
                     &api,
                     Object::Node,
@@ -247,7 +267,6 @@ async fn serve(config: Config) -> Result<(), AgentError> {
         tokio::spawn({
             let api = api.clone();
             async move {
-                tokio::time::sleep(delay).await;
                 follow(&api, Object::Longhorn, api::decode_longhorn, &longhorn_seen).await;
             }
         }),
@@ -255,18 +274,13 @@ async fn serve(config: Config) -> Result<(), AgentError> {
     let wakes = Arc::new(Wakes::default());
     let wakers = [
         tokio::spawn(watch_uevents(Arc::clone(&wakes), Arc::clone(&metrics))),
-        tokio::spawn(watch_hangup(Arc::clone(&wakes))),
+        tokio::spawn(watch_hangup(
+            Arc::clone(&wakes),
+            config.clone(),
+            Arc::new(reread),
+        )),
     ];
-    let settings = Settings {
-        node: config.node_name,
-        dry_run: config.dry_run,
-        resync,
-        vanished_off: config.vanished_off,
-        cluster: config.policy.cluster,
-        without_cluster: false,
-        grace: config.grace,
-    };
-    let host = RealHost::new(config.host, config.policy);
+    let host = RealHost::new(config.host);
     let agent = Agent::new(settings, Arc::new(api), host, board, wakes, node, longhorn);
     let result = agent.run(stopped()).await.map_err(AgentError::Loop);
     for task in followers.iter().chain(&wakers) {
@@ -293,16 +307,39 @@ fn watch_signals(stopper: watch::Sender<bool>) -> Result<(), AgentError> {
     Ok(())
 }
 
-async fn watch_hangup(wakes: Arc<Wakes>) {
+/// On SIGHUP: the settings as they are now, and a look at everything. What cannot change in a running agent is said.
+async fn watch_hangup(wakes: Arc<Wakes>, config: Config, reread: Arc<Reread>) {
     match signal(SignalKind::hangup()) {
         Ok(mut hangup) => {
             while hangup.recv().await.is_some() {
-                tracing::info!("SIGHUP: looking at everything anew");
-                wakes.wake(Wake::Hangup);
+                tracing::info!("SIGHUP: reading the settings again and looking at everything anew");
+                let reread = Arc::clone(&reread);
+                let read = tokio::task::spawn_blocking(move || reread()).await;
+                let read = read.unwrap_or_else(|error| Err(error.to_string()));
+                let accepted = read.and_then(|new| accept(&config, &new));
+                if let Err(why) = &accepted {
+                    tracing::warn!(
+                        why,
+                        "the settings cannot be read again; those before stay in force"
+                    );
+                }
+                wakes.hangup(accepted);
             }
         }
         Err(error) => tracing::warn!(%error, "cannot listen for SIGHUP"),
     }
+}
+
+/// New settings for a running agent.
+fn accept(config: &Config, new: &Config) -> Result<Settings, String> {
+    let fixed = config.fixed(new);
+    if fixed.is_empty() {
+        return Ok(new.settings());
+    }
+    Err(format!(
+        "{} cannot change in a running agent; start it anew",
+        fixed.join(", ")
+    ))
 }
 
 /// Wakes the loop on uevents. A socket that fails is opened again; meanwhile the slow timer looks.
@@ -331,14 +368,14 @@ async fn watch_uevents(wakes: Arc<Wakes>, metrics: Arc<Metrics>) {
     }
 }
 
-/// Waits for the lock that makes this the only agent on the host. A dry run writes nothing and takes none.
+/// Waits for the lock that makes this the only agent on the host. One that only observes writes nothing and takes none.
 /// Gives `None` when it is to stop before it has the lock.
 async fn lock_agent(
     config: &Config,
     board: &Board,
     stop: impl Future<Output = ()>,
 ) -> Result<Option<Option<File>>, AgentError> {
-    if config.dry_run {
+    if config.observe_only {
         return Ok(Some(None));
     }
     let path = config.host.run.join("disk-discovery").join("agent.lock");
@@ -361,7 +398,7 @@ async fn lock_agent(
             said = true;
             tracing::info!(path = %path.display(), "another agent runs on this host; waiting for its end");
             let why = "another agent runs on this host; waiting for its end".to_owned();
-            board.show(view::NodeView::default(), vec![why]);
+            board.show((*board.view()).clone(), vec![why]);
         }
         board.turn(false);
         tokio::select! {
@@ -390,15 +427,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn disks_of_type_block_are_refused_with_the_reason() {
-        let config = Config {
-            disk_type: DiskType::Block,
-            ..Config::new("k3s1")
-        };
-        let error = run(config).unwrap_err().to_string();
+    fn what_a_running_agent_cannot_change_is_named_and_the_rest_is_taken() {
+        let config = Config::new("k3s1");
+        let mut new = config.clone();
+        new.policy.min_size = 7;
+        new.vanished_off = true;
+        let settings = accept(&config, &new).unwrap();
+        assert!(settings.vanished_off && settings.policy.min_size == 7);
+        new.namespace = "storage".to_owned();
+        new.listen.set_port(1);
+        let why = accept(&config, &new).unwrap_err();
         assert!(
-            error.contains("refused") && error.contains("record"),
-            "{error}"
+            why.contains("namespace, listen") && !why.contains("nodeName"),
+            "{why}"
         );
     }
 
@@ -441,10 +482,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dry_run_leaves_no_lock_file() {
+    async fn one_that_only_observes_leaves_no_lock_file() {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config {
-            dry_run: true,
+            observe_only: true,
             ..Config::new("k3s1")
         };
         config.host.run = dir.path().to_path_buf();

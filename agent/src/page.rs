@@ -154,7 +154,7 @@ pub fn render(view: &NodeView, not_ready: &[String]) -> Result<String, fmt::Erro
         "<!doctype html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n\
          <meta name=viewport content=\"width=device-width,initial-scale=1\">\n\
          <meta name=color-scheme content=\"light dark\">\n<title>Disks of {title}</title>\n\
-         <link rel=stylesheet href=style.css>\n</head>\n<body>\n<main>\n<header><h1>Disks of {node}</h1>{ready}{dry}</header>\n",
+         <link rel=stylesheet href=style.css>\n</head>\n<body>\n<main>\n<header><h1>Disks of {node}</h1>{ready}{observing}</header>\n",
         title = Plain(&view.node),
         node = Text(&view.node),
         ready = if not_ready.is_empty() {
@@ -162,8 +162,8 @@ pub fn render(view: &NodeView, not_ready: &[String]) -> Result<String, fmt::Erro
         } else {
             "<span class=\"chip bad\">Not ready</span>"
         },
-        dry = if view.dry_run {
-            "<span class=\"chip note\">Dry run: nothing is written to disks or cluster</span>"
+        observing = if view.observe_only {
+            "<span class=\"chip note\">Observing only: nothing is written to disks or cluster</span>"
         } else {
             ""
         },

@@ -141,7 +141,7 @@ fn many() -> NodeView {
     view.problems =
         vec!["two selectors of the policy match disk sdb: include[0] and include[1]".into()];
     view.troubles = vec!["patch of the Node: 503 Service Unavailable; tried again in 4 s".into()];
-    view.dry_run = true;
+    view.observe_only = true;
     view
 }
 

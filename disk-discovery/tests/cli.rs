@@ -8,11 +8,16 @@
 )]
 
 use std::fs;
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use storage_core::report::NodeReport;
 use tempfile::TempDir;
 
@@ -391,11 +396,187 @@ fn a_dump_can_only_be_looked_at() {
 }
 
 #[test]
-fn without_a_form_the_error_names_them() {
+fn without_a_cluster_the_node_agent_says_what_it_lacks_and_what_goes_without() {
     let said = complaint(&[]);
-    for form in ["--dry-run", "--once", "explain"] {
-        assert!(said.contains(form), "{said}");
+    for flag in ["--kubeconfig", "--node-name", "--dry-run", "--once"] {
+        assert!(said.contains(flag), "{said}");
     }
+}
+
+#[test]
+fn the_node_agent_refuses_what_it_cannot_run_on_in_one_line() {
+    let dump = Host::new();
+    let said = dump.run(&["--kubeconfig=/nonexistent"]);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr.contains("a dump can only be looked at"),
+        "{}",
+        said.stderr
+    );
+    // A pod's host name is not the node's.
+    let mut pod = command(&["--observe-only"]);
+    pod.env("KUBERNETES_SERVICE_HOST", "192.0.2.1");
+    let said = finish(pod);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr.contains("DISK_DISCOVERY_NODE_NAME") && said.stderr.lines().count() == 1,
+        "{}",
+        said.stderr
+    );
+    let run = [
+        "--observe-only",
+        "--listen=127.0.0.1:0",
+        "--log-level=error",
+    ];
+    let said = complaint(&[&run[..], &["--kubeconfig=/nonexistent"]].concat());
+    assert!(
+        said.contains("/nonexistent") && said.contains("--kubeconfig"),
+        "{said}"
+    );
+    let said = complaint(&[&run[..], &["--kubeconfig=/x", "--node-name=UPPER"]].concat());
+    assert!(
+        said.contains("UPPER") && said.contains("--node-name"),
+        "{said}"
+    );
+}
+
+#[test]
+fn disks_of_type_block_are_refused_with_the_reason_in_every_form() {
+    for form in ["--dry-run", "--once", "--print-config"] {
+        let said = complaint(&[form, "--disk-type=block"]);
+        assert!(
+            said.contains("v2 engine") && said.contains("record"),
+            "{said}"
+        );
+    }
+    assert!(complaint(&["--disk-type=block"]).contains("v2 engine"));
+}
+
+/// One answer over HTTP, or none.
+fn get(address: &str, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// A kubeconfig of a server that accepts connections and never answers: the agent runs all the same, and says so.
+fn silent_server(dir: &Path) -> (TcpListener, PathBuf) {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    server.set_nonblocking(true).unwrap();
+    let address = server.local_addr().unwrap();
+    let kubeconfig = dir.join("kubeconfig");
+    fs::write(
+        &kubeconfig,
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+             contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: 'http://{address}'}}}}]\n\
+             users: [{{name: u, user: {{}}}}]\n"
+        ),
+    )
+    .unwrap();
+    (server, kubeconfig)
+}
+
+/// Whether somebody asks the server within so many tenths of a second.
+fn is_asked(server: &TcpListener, tenths: u32) -> bool {
+    (0..tenths).any(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        server.accept().is_ok()
+    })
+}
+
+/// A running agent that logs in JSON, and where it serves HTTP.
+struct Agent {
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+    address: String,
+}
+
+impl Agent {
+    fn start(command: &mut Command, kubeconfig: &Path) -> Self {
+        let mut child = command
+            .args([
+                "--observe-only",
+                "--listen=127.0.0.1:0",
+                "--log-format=json",
+            ])
+            .arg("--node-name=worker-1")
+            .env("KUBECONFIG", kubeconfig)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = log
+            .by_ref()
+            .map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap())
+            .find(|line| line["message"] == "serving HTTP")
+            .and_then(|line| line["listen"].as_str().map(str::to_owned));
+        Self {
+            child,
+            log,
+            address: address.expect("it says where it serves, in JSON"),
+        }
+    }
+
+    fn send(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    /// Stops it; an API server that does not answer must not keep it.
+    fn stop(mut self) {
+        let began = Instant::now();
+        self.send(Signal::SIGTERM);
+        let rest: Vec<String> = self.log.map(Result::unwrap).collect();
+        assert_eq!(self.child.wait().unwrap().code(), Some(0), "{rest:?}");
+        assert!(began.elapsed() < Duration::from_secs(9), "{rest:?}");
+    }
+}
+
+#[test]
+fn agents_that_start_together_wait_their_share_before_they_ask() {
+    let dir = TempDir::new().unwrap();
+    let (server, kubeconfig) = silent_server(dir.path());
+    let agent = Agent::start(&mut command(&["--start-spread=1h"]), &kubeconfig);
+    assert!(!is_asked(&server, 15));
+    agent.stop();
+}
+
+#[test]
+fn without_flags_it_is_the_node_agent_until_it_is_told_to_stop() {
+    let dir = TempDir::new().unwrap();
+    let (server, kubeconfig) = silent_server(dir.path());
+    let file = dir.path().join("config.yaml");
+    fs::write(&file, "minSize: 1GiB\n").unwrap();
+    let mut command = command(&["--start-spread=0"]);
+    let mut agent = Agent::start(command.arg("--config").arg(&file), &kubeconfig);
+    let address = agent.address.clone();
+    assert!(get(&address, "/livez").unwrap().starts_with("HTTP/1.1 200"));
+    let page = get(&address, "/status.json").unwrap();
+    assert!(page.contains("\"node\":\"worker-1\""), "{page}");
+    assert!(page.contains("\"observeOnly\":true"), "{page}");
+    assert!(is_asked(&server, 100), "it asks the API server");
+    let ready = get(&address, "/readyz").unwrap();
+    assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
+    fs::write(&file, "minsize: 2GiB\n").unwrap();
+    agent.send(Signal::SIGHUP);
+    let mistake = agent
+        .log
+        .by_ref()
+        .map(Result::unwrap)
+        .find(|line| line.contains("cannot be read again"));
+    let mistake = mistake.expect("a mistake in the file is said");
+    assert!(mistake.contains("did you mean minSize?"), "{mistake}");
+    agent.stop();
 }
 
 #[test]

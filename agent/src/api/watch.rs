@@ -1,4 +1,4 @@
-//! Following one object by name: read it, then watch it from there; read again when the watch ends.
+//! Following one object by name: read it, then watch it from there; read again when the watch breaks or expires.
 //!
 //! kube's watcher lists first; a list of nodes needs a right that the agent has no other use for.
 
@@ -50,8 +50,9 @@ fn watch_seconds() -> u32 {
         .unwrap_or(0_u32)
 }
 
-/// A watch that lived so long ends the count of failures.
-const HEALTHY: Duration = Duration::from_secs(10);
+/// A watch that lived so long ends the count of failures. One that ends sooner, even in good order, is a failure: some
+/// proxies let no watch live, and nothing is tried in a hot loop.
+pub(super) const HEALTHY: Duration = Duration::from_secs(5);
 
 /// How often a missing CRD is looked for.
 const NO_RESOURCE: Duration = Duration::from_secs(60);
@@ -65,7 +66,7 @@ pub async fn follow<T: PartialEq>(
 ) {
     let mut failures: u32 = 0;
     loop {
-        let version = match api.get(object).await {
+        let mut version = match api.get(object).await {
             Ok(value) => {
                 let version = resource_version(&value);
                 show(seen, decode(value));
@@ -89,20 +90,21 @@ pub async fn follow<T: PartialEq>(
                 continue;
             }
         };
-        let began = Instant::now();
-        let ended = watch(api, object, &version, &decode, seen).await;
-        if began.elapsed() > HEALTHY {
-            failures = 0;
-        }
-        match ended {
-            Ok(()) => failures = 0,
-            Err(Trouble::Expired) => tracing::debug!(?object, "the watch expired"),
-            Err(trouble) => {
-                failures = failures.saturating_add(1);
-                tracing::debug!(?object, %trouble, failures, "the watch broke");
-                tokio::time::sleep(pause(failures.min(7), Duration::from_secs(30))).await;
+        loop {
+            let began = Instant::now();
+            let ended = watch(api, object, &mut version, &decode, seen).await;
+            let lived = began.elapsed() > HEALTHY;
+            failures = if lived { 0 } else { failures.saturating_add(1) };
+            match ended {
+                // The server ends every watch after a while; the next goes on from there.
+                Ok(()) if lived => continue,
+                Ok(()) => tracing::debug!(?object, failures, "the watch ended at once"),
+                Err(Trouble::Expired) => tracing::debug!(?object, "the watch expired"),
+                Err(trouble) => tracing::debug!(?object, %trouble, failures, "the watch broke"),
             }
+            break;
         }
+        tokio::time::sleep(pause(failures.clamp(1, 7), Duration::from_secs(30))).await;
     }
 }
 
@@ -130,10 +132,11 @@ fn show<T: PartialEq>(seen: &Sender<Seen<T>>, decoded: Result<T, Trouble>) {
     publish(seen, state);
 }
 
+/// Watches until the watch ends; `version` follows, so that the next one can go on from there.
 async fn watch<T: PartialEq>(
     api: &Api,
     object: Object,
-    version: &str,
+    version: &mut String,
     decode: &impl Fn(Value) -> Result<T, Trouble>,
     seen: &Sender<Seen<T>>,
 ) -> Result<(), Trouble> {
@@ -174,9 +177,15 @@ async fn watch<T: PartialEq>(
             Err(_) => return Err(Trouble::TimedOut),
         };
         match event {
-            WatchEvent::Added(value) | WatchEvent::Modified(value) => show(seen, decode(value)),
-            WatchEvent::Deleted(_) => publish(seen, Seen::Absent),
-            WatchEvent::Bookmark(_) => {}
+            WatchEvent::Added(value) | WatchEvent::Modified(value) => {
+                *version = resource_version(&value);
+                show(seen, decode(value));
+            }
+            WatchEvent::Deleted(value) => {
+                *version = resource_version(&value);
+                publish(seen, Seen::Absent);
+            }
+            WatchEvent::Bookmark(mark) => *version = mark.metadata.resource_version,
             WatchEvent::Error(status) => {
                 let body = serde_json::to_vec(&status).unwrap_or_default();
                 return Err(Trouble::of(status.code, &http::HeaderMap::new(), &body));
