@@ -440,8 +440,9 @@ async fn the_flux_example_runs_and_taking_the_agent_out_takes_nothing_else() {
         .await
         .unwrap();
     let from = json!({"sourceRef": {"kind": "GitRepository", "name": "flux-system"}});
+    let clusters = json!({"sourceRef": {"kind": "GitRepository", "name": "flux-system"}, "wait": false});
     bed.flux
-        .kustomization("clusters", "./clusters/home", &from)
+        .kustomization("clusters", "./clusters/home", &clusters)
         .await
         .unwrap();
     bed.flux
