@@ -245,8 +245,9 @@ impl Container<'_> {
                 bind(&self.etc, "/etc/systemd/system", &["rbind"]),
                 bind(&self.mount_root, self.mount_root.to_str().unwrap(), &["rbind", "rshared"]),
             ],
+            // As container runtimes do for a volume with Bidirectional propagation.
             "linux": {
-                "namespaces": [{"type": "mount"}], "rootfsPropagation": "rslave",
+                "namespaces": [{"type": "mount"}], "rootfsPropagation": "rshared",
                 "resources": {"devices": [{"allow": true, "access": "rwm"}]},
             },
         })
