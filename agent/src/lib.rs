@@ -41,7 +41,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::api::{Api, Object, Seen, follow};
-use crate::host::RealHost;
+use crate::host::{Host, RealHost};
 use crate::http::Board;
 use crate::metrics::Metrics;
 use crate::reconcile::{Agent, Settings, Wake, Wakes, spread};
@@ -243,34 +243,7 @@ async fn serve(config: Config, reread: Reread) -> Result<(), AgentError> {
         &config.namespace,
         Arc::clone(&metrics),
     );
-    let (node_seen, node) = watch::channel(Seen::Unknown);
-    let (longhorn_seen, longhorn) = watch::channel(Seen::Unknown);
-    // Agents that start together must not all ask in the same moment.
     let delay = config.start_spread.mul_f64(spread(&config.policy.node));
-    tokio::select! {
-        () = stopped() => return Ok(()),
-        () = tokio::time::sleep(delay) => {}
-    }
-    let followers = [
-        tokio::spawn({
-            let api = api.clone();
-            async move {
-                follow(
-                    &api,
-                    Object::Node,
-                    |value| api::decode_node(&value),
-                    &node_seen,
-                )
-                .await;
-            }
-        }),
-        tokio::spawn({
-            let api = api.clone();
-            async move {
-                follow(&api, Object::Longhorn, api::decode_longhorn, &longhorn_seen).await;
-            }
-        }),
-    ];
     let wakes = Arc::new(Wakes::default());
     let wakers = [
         tokio::spawn(watch_uevents(Arc::clone(&wakes), Arc::clone(&metrics))),
@@ -281,13 +254,52 @@ async fn serve(config: Config, reread: Reread) -> Result<(), AgentError> {
         )),
     ];
     let host = RealHost::new(config.host);
-    let agent = Agent::new(settings, Arc::new(api), host, board, wakes, node, longhorn);
-    let result = agent.run(stopped()).await.map_err(AgentError::Loop);
-    for task in followers.iter().chain(&wakers) {
+    let result = work(settings, api, host, board, wakes, delay, stopped()).await;
+    for task in &wakers {
         task.abort();
     }
     server.abort();
     tracing::info!("stopped");
+    result.map_err(AgentError::Loop)
+}
+
+/// The agent between a client and a host, until `stop` ends; its first request comes after `delay`. What belongs to a
+/// process (signals, the lock, HTTP, uevents) is [`run`]'s.
+///
+/// # Errors
+/// As for [`Agent::run`].
+pub async fn work<H: Host>(
+    settings: Settings,
+    api: Api,
+    host: H,
+    board: Arc<Board>,
+    wakes: Arc<Wakes>,
+    delay: Duration,
+    stop: impl Future<Output = ()>,
+) -> Result<(), String> {
+    let mut stop = std::pin::pin!(stop);
+    tokio::select! {
+        () = &mut stop => return Ok(()),
+        () = tokio::time::sleep(delay) => {}
+    }
+    let (node_seen, node) = watch::channel(Seen::Unknown);
+    let (longhorn_seen, longhorn) = watch::channel(Seen::Unknown);
+    let followers = [
+        tokio::spawn({
+            let api = api.clone();
+            let decode = |value| api::decode_node(&value);
+            async move { follow(&api, Object::Node, decode, &node_seen).await }
+        }),
+        tokio::spawn({
+            let api = api.clone();
+            async move { follow(&api, Object::Longhorn, api::decode_longhorn, &longhorn_seen).await }
+        }),
+    ];
+    let agent = Agent::new(settings, Arc::new(api), host, board, wakes, node, longhorn);
+    let result = agent.run(stop).await;
+    for follower in followers {
+        follower.abort();
+    }
     result
 }
 

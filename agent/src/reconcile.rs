@@ -161,6 +161,8 @@ impl Action {
 #[derive(Debug)]
 struct Rest {
     until: Instant,
+    /// What kind of trouble it is; another begins to count anew.
+    kind: &'static str,
     failures: u32,
     why: String,
 }
@@ -354,6 +356,10 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             Some(Err(why)) => self.stale_settings = Some(why),
             None => {}
         }
+        if wakes.contains(&Wake::Hangup) {
+            // Whoever sends it has repaired something and does not want to wait.
+            self.rests.clear();
+        }
         let cluster = self.cluster_uid().await;
         let known = cluster.is_some() || self.settings.without_cluster;
         let act = !self.settings.observe_only && known;
@@ -431,11 +437,9 @@ impl<C: Cluster, H: Host> Agent<C, H> {
     }
 
     fn wrong(&mut self, action: Action, trouble: &Trouble) {
-        let failures = self
-            .rests
-            .get(&action)
-            .map_or(0, |r| r.failures)
-            .saturating_add(1);
+        let kind = trouble.label();
+        let before = self.rests.get(&action).filter(|rest| rest.kind == kind);
+        let failures = before.map_or(0, |rest| rest.failures).saturating_add(1);
         let pause = trouble.rest(failures).mul_f64(0.75 + draw() / 2.0);
         tracing::warn!(action = action.words(), %trouble, failures, ?pause, "failed; will be tried again");
         let why = format!("{}: {trouble}", action.words());
@@ -443,6 +447,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             action,
             Rest {
                 until: Instant::now() + pause,
+                kind,
                 failures,
                 why,
             },
@@ -823,6 +828,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             // The rest in a moment, as if it had been refused.
             let rest = Rest {
                 until: Instant::now() + Duration::from_secs(1),
+                kind: "",
                 failures: 0,
                 why: format!("{} more events are to be posted", late.len()),
             };

@@ -3,13 +3,14 @@
 //! kube's watcher lists first; a list of nodes needs a right that the agent has no other use for.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use kube::core::WatchEvent;
 use kube::core::params::WatchParams;
 use serde_json::Value;
 use tokio::sync::watch::Sender;
+use tokio::time::Instant;
 
 use super::{Api, Object, Trouble, draw, pause};
 
@@ -54,8 +55,8 @@ fn watch_seconds() -> u32 {
 /// proxies let no watch live, and nothing is tried in a hot loop.
 pub(super) const HEALTHY: Duration = Duration::from_secs(5);
 
-/// How often a missing CRD is looked for.
-const NO_RESOURCE: Duration = Duration::from_secs(60);
+/// How often a missing CRD is looked for, at first and at last: Longhorn is often installed together with the agent.
+const NO_RESOURCE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
 /// Follows an object for ever. Each state goes to `seen` if it differs from the last.
 pub async fn follow<T: PartialEq>(
@@ -65,6 +66,8 @@ pub async fn follow<T: PartialEq>(
     seen: &Sender<Seen<T>>,
 ) {
     let mut failures: u32 = 0;
+    let mut kind = "";
+    let mut missed: u32 = 0;
     loop {
         let mut version = match api.get(object).await {
             Ok(value) => {
@@ -79,10 +82,18 @@ pub async fn follow<T: PartialEq>(
             }
             Err(Trouble::NoResource) => {
                 publish(seen, Seen::NoResource);
-                tokio::time::sleep(NO_RESOURCE.mul_f64(0.5 + draw())).await;
+                let factor = 1_u32.checked_shl(missed).unwrap_or(u32::MAX);
+                let rest = NO_RESOURCE.0.saturating_mul(factor).min(NO_RESOURCE.1);
+                missed = (missed + 1).min(16);
+                tokio::time::sleep(rest.mul_f64(0.5 + draw())).await;
                 continue;
             }
             Err(trouble) => {
+                // A server that starts again refuses connections, then everything by RBAC, then nothing: each
+                // trouble is counted by itself.
+                if kind != trouble.label() {
+                    (kind, failures) = (trouble.label(), 0);
+                }
                 failures = failures.saturating_add(1);
                 tracing::warn!(?object, %trouble, failures, "cannot read the object");
                 publish(seen, Seen::Lost(trouble.to_string()));
@@ -90,6 +101,7 @@ pub async fn follow<T: PartialEq>(
                 continue;
             }
         };
+        missed = 0;
         loop {
             let began = Instant::now();
             let ended = watch(api, object, &mut version, &decode, seen).await;
