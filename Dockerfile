@@ -23,7 +23,8 @@ COPY agent/Cargo.toml agent/
 COPY disk-discovery/Cargo.toml disk-discovery/
 COPY testbed/Cargo.toml testbed/
 COPY tests/Cargo.toml tests/
-RUN for member in storage-core agent disk-discovery testbed tests; do \
+COPY tests/lab/Cargo.toml tests/lab/
+RUN for member in storage-core agent disk-discovery testbed tests tests/lab; do \
         mkdir -p "$member/src" && echo '//! Empty.' > "$member/src/lib.rs" || exit 1; \
     done \
     && printf '//! Empty.\nfn main() {}\n' > disk-discovery/src/main.rs \

@@ -185,7 +185,7 @@ fn the_image_has_the_command_its_tools_and_nothing_more() {
 }
 
 #[test]
-fn the_dockerfile_names_the_toolchain_and_version_of_the_workspace() {
+fn the_dockerfile_names_the_toolchain_version_and_members_of_the_workspace() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let dockerfile = fs::read_to_string(root.join("Dockerfile")).unwrap();
     let toolchain = fs::read_to_string(root.join("rust-toolchain.toml")).unwrap();
@@ -194,6 +194,12 @@ fn the_dockerfile_names_the_toolchain_and_version_of_the_workspace() {
         dockerfile.contains(&format!("/rust:{channel}-slim-bookworm\n")),
         "{channel}"
     );
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let members = manifest.lines().find(|line| line.starts_with("members = "));
+    for member in members.unwrap().split('"').skip(1).step_by(2) {
+        let copied = format!("COPY {member}/Cargo.toml {member}/\n");
+        assert!(dockerfile.contains(&copied), "{member}");
+    }
     let version = format!("ARG VERSION={}\n", env!("CARGO_PKG_VERSION"));
     assert!(dockerfile.contains(&version), "{version}");
 }
