@@ -149,12 +149,12 @@ fn verdict(disk: &DiskView) -> &'static str {
 /// When formatting fails, which it does not into a string.
 pub fn render(view: &NodeView, not_ready: &[String]) -> Result<String, fmt::Error> {
     let mut html = String::with_capacity(4096 + 1024 * view.disks.len());
-    write!(
+    writeln!(
         html,
         "<!doctype html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n\
          <meta name=viewport content=\"width=device-width,initial-scale=1\">\n\
          <meta name=color-scheme content=\"light dark\">\n<title>Disks of {title}</title>\n\
-         <link rel=stylesheet href=style.css>\n</head>\n<body>\n<main>\n<header><h1>Disks of {node}</h1>{ready}{observing}</header>\n",
+         <link rel=stylesheet href=style.css>\n</head>\n<body>\n<main>\n<header><h1>Disks of {node}</h1>{ready}{observing}</header>",
         title = Plain(&view.node),
         node = Text(&view.node),
         ready = if not_ready.is_empty() {
@@ -206,23 +206,23 @@ pub fn render(view: &NodeView, not_ready: &[String]) -> Result<String, fmt::Erro
             _ if disks.is_empty() => {}
             Group::LeftAlone => {
                 let open = if count <= UNFOLDED { " open" } else { "" };
-                write!(
+                writeln!(
                     html,
-                    "<details class=group{open}><summary>{title}<small>{count}</small></summary>\n"
+                    "<details class=group{open}><summary>{title}<small>{count}</small></summary>"
                 )?;
                 table(&mut html, title, view, &disks)?;
                 html.write_str("</details>\n")?;
             }
             Group::Attention | Group::Longhorn => {
-                write!(html, "<h2>{title}<small>{count}</small></h2>\n")?;
+                writeln!(html, "<h2>{title}<small>{count}</small></h2>")?;
                 table(&mut html, title, view, &disks)?;
             }
         }
     }
-    write!(
+    writeln!(
         html,
         "<footer>disk-discovery {} · the same for programs: <a href=status.json>status.json</a>, \
-         <a href=metrics>metrics</a></footer>\n</main>\n</body>\n</html>\n",
+         <a href=metrics>metrics</a></footer>\n</main>\n</body>\n</html>",
         Text(view.version)
     )?;
     Ok(html)
@@ -250,16 +250,16 @@ fn summary(html: &mut String, view: &NodeView) -> fmt::Result {
         .map(|(word, count)| format!("{count} {}", word.to_lowercase()))
         .collect();
     if !counts.is_empty() {
-        write!(html, "{}.</p>\n", Plain(&counts.join(", ")))?;
+        writeln!(html, "{}.</p>", Plain(&counts.join(", ")))?;
     }
     Ok(())
 }
 
 fn table(html: &mut String, title: &str, view: &NodeView, disks: &[&DiskView]) -> fmt::Result {
-    write!(
+    writeln!(
         html,
         "<table aria-label=\"{title}\"><colgroup><col class=disk><col class=standing><col class=hardware><col></colgroup>\n\
-         <thead><tr><th scope=col>Disk<th scope=col>Standing<th scope=col>Hardware<th scope=col>Why</thead>\n<tbody>\n"
+         <thead><tr><th scope=col>Disk<th scope=col>Standing<th scope=col>Hardware<th scope=col>Why</thead>\n<tbody>"
     )?;
     for disk in disks {
         row(html, view, disk)?;
