@@ -218,7 +218,7 @@ impl Container<'_> {
         let mut all = vec!["/usr/bin/disk-discovery"];
         all.extend(args);
         let bind = |from: &Path, to: &str, options: &[&str]| json!({"destination": to, "type": "bind", "source": from, "options": options});
-        let capabilities: Vec<&str> = vec![
+        let capabilities = [
             "CAP_CHOWN",
             "CAP_DAC_OVERRIDE",
             "CAP_DAC_READ_SEARCH",
