@@ -35,7 +35,7 @@ _disk__discovery() {
 
     case "${cmd}" in
         disk__discovery)
-            opts="-o -h -V --dry-run --once --print-config --exit-code --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --help --version explain dump completions man"
+            opts="-o -h -V --dry-run --once --print-config --exit-code --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --adopt-nodes --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --help --version explain dump completions man"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -88,6 +88,10 @@ _disk__discovery() {
                     return 0
                     ;;
                 --cluster)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --adopt-nodes)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -170,7 +174,7 @@ _disk__discovery() {
             return 0
             ;;
         disk__subcmd__discovery__subcmd__completions)
-            opts="-o -h --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --help bash elvish fish powershell zsh"
+            opts="-o -h --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --adopt-nodes --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --help bash elvish fish powershell zsh"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -223,6 +227,10 @@ _disk__discovery() {
                     return 0
                     ;;
                 --cluster)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --adopt-nodes)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -305,7 +313,7 @@ _disk__discovery() {
             return 0
             ;;
         disk__subcmd__discovery__subcmd__dump)
-            opts="-o -h --anonymize --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --help"
+            opts="-o -h --anonymize --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --adopt-nodes --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -358,6 +366,10 @@ _disk__discovery() {
                     return 0
                     ;;
                 --cluster)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --adopt-nodes)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -440,7 +452,7 @@ _disk__discovery() {
             return 0
             ;;
         disk__subcmd__discovery__subcmd__explain)
-            opts="-o -h --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --help"
+            opts="-o -h --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --adopt-nodes --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -493,6 +505,10 @@ _disk__discovery() {
                     return 0
                     ;;
                 --cluster)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --adopt-nodes)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -575,7 +591,7 @@ _disk__discovery() {
             return 0
             ;;
         disk__subcmd__discovery__subcmd__man)
-            opts="-o -h --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --help"
+            opts="-o -h --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --adopt-nodes --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -628,6 +644,10 @@ _disk__discovery() {
                     return 0
                     ;;
                 --cluster)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --adopt-nodes)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_disk_discovery_global_optspecs
-    string join \n dry-run once print-config exit-code o/output= wide color= config= sysroot= log-format= log-level= node-name= cluster= min-size= max-size= transports= removable= include= exclude= approve= proof= samples= read-timeout= mount-root= layout= filesystem= mount-option= persist= parallel= allow-unprotected-mount-point= h/help V/version
+    string join \n dry-run once print-config exit-code o/output= wide color= config= sysroot= log-format= log-level= node-name= cluster= adopt-nodes= min-size= max-size= transports= removable= include= exclude= approve= proof= samples= read-timeout= mount-root= layout= filesystem= mount-option= persist= parallel= allow-unprotected-mount-point= h/help V/version
 end
 
 function __fish_disk_discovery_needs_command
@@ -41,6 +41,7 @@ debug\t'What is decided, too'
 trace\t'Everything'"
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l node-name -d 'Name of this node [default: the host name]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l cluster -d 'UID of the cluster\'s kube-system namespace' -r
+complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l adopt-nodes -d 'Nodes whose finished disks may be mounted here; globs' -r
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l min-size -d 'Least size of a disk to take [default: 10GiB]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l max-size -d 'Largest size of a disk to take [default: no limit]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l transports -d 'Transports to take, separated by commas [default: sata,sas,nvme,virtio,xen,hyper-v]' -r
@@ -93,6 +94,7 @@ debug\t'What is decided, too'
 trace\t'Everything'"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l node-name -d 'Name of this node [default: the host name]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l cluster -d 'UID of the cluster\'s kube-system namespace' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l adopt-nodes -d 'Nodes whose finished disks may be mounted here; globs' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l min-size -d 'Least size of a disk to take [default: 10GiB]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l max-size -d 'Largest size of a disk to take [default: no limit]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l transports -d 'Transports to take, separated by commas [default: sata,sas,nvme,virtio,xen,hyper-v]' -r
@@ -136,6 +138,7 @@ debug\t'What is decided, too'
 trace\t'Everything'"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l node-name -d 'Name of this node [default: the host name]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l cluster -d 'UID of the cluster\'s kube-system namespace' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l adopt-nodes -d 'Nodes whose finished disks may be mounted here; globs' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l min-size -d 'Least size of a disk to take [default: 10GiB]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l max-size -d 'Largest size of a disk to take [default: no limit]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l transports -d 'Transports to take, separated by commas [default: sata,sas,nvme,virtio,xen,hyper-v]' -r
@@ -180,6 +183,7 @@ debug\t'What is decided, too'
 trace\t'Everything'"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l node-name -d 'Name of this node [default: the host name]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l cluster -d 'UID of the cluster\'s kube-system namespace' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l adopt-nodes -d 'Nodes whose finished disks may be mounted here; globs' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l min-size -d 'Least size of a disk to take [default: 10GiB]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l max-size -d 'Largest size of a disk to take [default: no limit]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l transports -d 'Transports to take, separated by commas [default: sata,sas,nvme,virtio,xen,hyper-v]' -r
@@ -223,6 +227,7 @@ debug\t'What is decided, too'
 trace\t'Everything'"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l node-name -d 'Name of this node [default: the host name]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l cluster -d 'UID of the cluster\'s kube-system namespace' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l adopt-nodes -d 'Nodes whose finished disks may be mounted here; globs' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l min-size -d 'Least size of a disk to take [default: 10GiB]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l max-size -d 'Largest size of a disk to take [default: no limit]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l transports -d 'Transports to take, separated by commas [default: sata,sas,nvme,virtio,xen,hyper-v]' -r

@@ -246,6 +246,7 @@ impl Host {
             record,
             damage: vec![],
             repairable: false,
+            guard: MountGuard::Clean,
         }));
         let partition = device.partitions[0].clone();
         self.dev(partition.as_str()).content.signatures = vec![signature];
