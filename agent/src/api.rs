@@ -86,23 +86,30 @@ impl std::fmt::Debug for Api {
     }
 }
 
-/// Makes a client from a kubeconfig file, or from the pod's service account when there is none.
+/// Makes a client from a kubeconfig file (or several, separated as in `PATH`), or from the pod's service account when there is none.
 ///
 /// # Errors
 /// Says what cannot be read.
 pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, String> {
     let mut config = match kubeconfig {
         Some(path) => {
-            let file = Kubeconfig::read_from(path)
-                .map_err(|error| format!("kubeconfig {}: cannot read: {error}", path.display()))?;
+            let failed = |act: &str, error: kube::config::KubeconfigError| {
+                format!(
+                    "kubeconfig {}: {act}: {error}; name one with --kubeconfig that kubectl can use",
+                    path.display()
+                )
+            };
+            let mut file = Kubeconfig::default();
+            for part in std::env::split_paths(path) {
+                let read = Kubeconfig::read_from(part).and_then(|more| file.merge(more));
+                file = read.map_err(|error| failed("read", error))?;
+            }
             Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
                 .await
-                .map_err(|error| format!("kubeconfig {}: not usable: {error}", path.display()))?
+                .map_err(|error| failed("use", error))?
         }
         None => Config::incluster().map_err(|error| {
-            format!(
-                "no cluster: {error}; run in a pod with a service account, or give a kubeconfig and a node name"
-            )
+            format!("service account: cannot use it: {error}; mount its token in the pod, or give --kubeconfig")
         })?,
     };
     config.default_retry = false;

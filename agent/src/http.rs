@@ -265,10 +265,10 @@ pub fn render(view: &NodeView, not_ready: &[String]) -> Result<String, std::fmt:
             escape(&not_ready.join("; "))
         )?;
     }
-    if view.dry_run {
+    if view.observe_only {
         write!(
             html,
-            "<p><b>Dry run:</b> nothing is written to disks or cluster.</p>"
+            "<p><b>Observing only:</b> nothing is written to disks or cluster.</p>"
         )?;
     }
     for (title, items) in [

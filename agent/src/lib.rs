@@ -17,7 +17,6 @@
 
 pub mod annotation;
 pub mod api;
-pub mod env;
 pub mod host;
 pub mod http;
 pub mod longhorn;
@@ -50,39 +49,25 @@ use crate::uevent::Uevents;
 /// Port of the HTTP server unless told otherwise.
 pub const PORT: u16 = 9880;
 
-/// What Longhorn gets.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum DiskType {
-    /// Filesystems, for the v1 data engine.
-    #[default]
-    Filesystem,
-    /// Whole disks without a filesystem, for the v2 data engine. Refused, see [`AgentError::BlockDisks`].
-    Block,
-}
-
 /// Everything that the agent is told.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Name of the Kubernetes Node that this host is.
-    pub node_name: String,
     /// Namespace of Longhorn.
     pub namespace: String,
     /// Kubeconfig file; without one, the pod's service account.
     pub kubeconfig: Option<PathBuf>,
     /// Where the host is.
     pub host: HostRoot,
-    /// What is wanted. Its `cluster` is filled in by the agent.
+    /// What is wanted, and the name of the Kubernetes Node that this host is. Its `cluster` is filled in by the agent.
     pub policy: Policy,
     /// Where to serve HTTP.
     pub listen: SocketAddr,
     /// Write nothing, neither to disks nor to the cluster.
-    pub dry_run: bool,
+    pub observe_only: bool,
     /// The host is looked at this often when nothing happens; at least 10 seconds.
     pub resync: Duration,
     /// Turn scheduling off in Longhorn on a disk that vanished, and on again when it is back.
     pub vanished_off: bool,
-    /// What Longhorn gets.
-    pub disk_type: DiskType,
     /// Agents that start together make their first requests within this time, by the node's name.
     pub start_spread: Duration,
     /// The longest that a stop waits for a pass at work.
@@ -94,16 +79,14 @@ impl Config {
     #[must_use]
     pub fn new(node_name: &str) -> Self {
         Self {
-            node_name: node_name.to_owned(),
             namespace: names::NAMESPACE.to_owned(),
             kubeconfig: None,
             host: HostRoot::live(),
             policy: Policy::new(node_name),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)),
-            dry_run: false,
+            observe_only: false,
             resync: Duration::from_secs(600),
             vanished_off: false,
-            disk_type: DiskType::Filesystem,
             start_spread: Duration::from_secs(5),
             grace: Duration::from_secs(25),
         }
@@ -113,26 +96,12 @@ impl Config {
 /// Why the agent cannot run or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// Disks of type block were asked for.
-    #[error(
-        "disk type block: refused, because Longhorn's v2 engine takes every byte of such a disk and refuses one that \
-         holds a partition table, so no record of ours can stand on it and a later run could not tell it from \
-         somebody's data; register such disks in Longhorn by hand"
-    )]
-    BlockDisks,
     /// The node's name is no name of a Kubernetes Node.
-    #[error("node name {0:?}: not valid: it is 1 to 253 lower-case letters, digits, '-' and '.'")]
+    #[error(
+        "node name {0:?}: cannot be a Kubernetes Node's, which has 1 to 253 lower-case letters, digits, '-' and '.'; \
+         give the Node's with --node-name"
+    )]
     NodeName(String),
-    /// A setting makes no sense.
-    #[error("{name}={value:?}: not valid: it must be {wanted}")]
-    Setting {
-        /// The environment variable.
-        name: &'static str,
-        /// Its value, cut.
-        value: String,
-        /// What it should be.
-        wanted: &'static str,
-    },
     /// The cluster cannot be reached in principle.
     #[error("{0}")]
     Cluster(String),
@@ -174,10 +143,7 @@ pub fn run(config: Config) -> Result<(), AgentError> {
 }
 
 fn check(config: &Config) -> Result<(), AgentError> {
-    if config.disk_type == DiskType::Block {
-        return Err(AgentError::BlockDisks);
-    }
-    let name = &config.node_name;
+    let name = &config.policy.node;
     let fits = (1..=253).contains(&name.len())
         && name
             .bytes()
@@ -208,8 +174,25 @@ async fn serve(config: Config) -> Result<(), AgentError> {
     let board = Arc::new(Board::new(Arc::clone(&metrics), resync));
     let listener = tokio::net::TcpListener::bind(config.listen)
         .await
-        .map_err(AgentError::io(format!("{}: cannot listen", config.listen)))?;
-    tracing::info!(listen = %config.listen, "serving HTTP");
+        .map_err(AgentError::io(format!(
+            "HTTP server at {}: listen (--listen names another address)",
+            config.listen
+        )))?;
+    let address = listener
+        .local_addr()
+        .map_err(AgentError::io("HTTP server: own address"))?;
+    tracing::info!(listen = %address, "serving HTTP");
+    board.show(
+        view::NodeView {
+            schema: view::SCHEMA,
+            version: env!("CARGO_PKG_VERSION"),
+            node: config.policy.node.clone(),
+            observe_only: config.observe_only,
+            longhorn: "not asked yet".to_owned(),
+            ..view::NodeView::default()
+        },
+        vec!["the first pass over the host is not done".to_owned()],
+    );
     let server =
         axum::serve(listener, http::router(Arc::clone(&board))).with_graceful_shutdown(stopped());
     let server = tokio::spawn(server.into_future());
@@ -222,13 +205,13 @@ async fn serve(config: Config) -> Result<(), AgentError> {
     };
     let api = Api::new(
         client,
-        &config.node_name,
+        &config.policy.node,
         &config.namespace,
         Arc::clone(&metrics),
     );
     let (node_seen, node) = watch::channel(Seen::Unknown);
     let (longhorn_seen, longhorn) = watch::channel(Seen::Unknown);
-    let delay = config.start_spread.mul_f64(spread(&config.node_name));
+    let delay = config.start_spread.mul_f64(spread(&config.policy.node));
     let followers = [
         tokio::spawn({
             let api = api.clone();
@@ -257,8 +240,8 @@ async fn serve(config: Config) -> Result<(), AgentError> {
         tokio::spawn(watch_hangup(Arc::clone(&wakes))),
     ];
     let settings = Settings {
-        node: config.node_name,
-        dry_run: config.dry_run,
+        node: config.policy.node.clone(),
+        observe_only: config.observe_only,
         resync,
         vanished_off: config.vanished_off,
         cluster: config.policy.cluster,
@@ -330,14 +313,14 @@ async fn watch_uevents(wakes: Arc<Wakes>, metrics: Arc<Metrics>) {
     }
 }
 
-/// Waits for the lock that makes this the only agent on the host. A dry run writes nothing and takes none.
+/// Waits for the lock that makes this the only agent on the host. One that only observes writes nothing and takes none.
 /// Gives `None` when it is to stop before it has the lock.
 async fn lock_agent(
     config: &Config,
     board: &Board,
     stop: impl Future<Output = ()>,
 ) -> Result<Option<Option<File>>, AgentError> {
-    if config.dry_run {
+    if config.observe_only {
         return Ok(Some(None));
     }
     let path = config.host.run.join("disk-discovery").join("agent.lock");
@@ -360,7 +343,7 @@ async fn lock_agent(
             said = true;
             tracing::info!(path = %path.display(), "another agent runs on this host; waiting for its end");
             let why = "another agent runs on this host; waiting for its end".to_owned();
-            board.show(view::NodeView::default(), vec![why]);
+            board.show((*board.view()).clone(), vec![why]);
         }
         board.turn(false);
         tokio::select! {
@@ -387,19 +370,6 @@ fn open_lock(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn disks_of_type_block_are_refused_with_the_reason() {
-        let config = Config {
-            disk_type: DiskType::Block,
-            ..Config::new("k3s1")
-        };
-        let error = run(config).unwrap_err().to_string();
-        assert!(
-            error.contains("refused") && error.contains("record"),
-            "{error}"
-        );
-    }
 
     #[test]
     fn a_node_name_that_could_leave_its_path_is_refused() {
@@ -440,10 +410,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dry_run_leaves_no_lock_file() {
+    async fn one_that_only_observes_leaves_no_lock_file() {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config {
-            dry_run: true,
+            observe_only: true,
             ..Config::new("k3s1")
         };
         config.host.run = dir.path().to_path_buf();

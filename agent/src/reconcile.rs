@@ -31,7 +31,7 @@ pub struct Settings {
     /// Name of our Node.
     pub node: String,
     /// Observe and show only: nothing is written to host or cluster.
-    pub dry_run: bool,
+    pub observe_only: bool,
     /// The host is looked at this often when nothing happens (spread by a tenth, by the node's name).
     pub resync: Duration,
     /// Whether scheduling is turned off on a disk that vanished.
@@ -310,7 +310,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
     async fn begin(&mut self, wakes: &[Wake]) -> Option<Running<H>> {
         let cluster = self.cluster_uid().await;
         let known = cluster.is_some() || self.settings.without_cluster;
-        let act = !self.settings.dry_run && known;
+        let act = !self.settings.observe_only && known;
         let request = Request {
             // They wait for a pass that may act.
             approvals: if act {
@@ -452,9 +452,11 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             self.standing = decision.as_ref().map(|d| d.disks.clone());
         }
         let view = self.view(&findings, &longhorn, decision.as_ref(), seed.as_ref());
-        if let (Some(meta), false, true) =
-            (node.present(), self.settings.dry_run, is_known(&longhorn))
-        {
+        if let (Some(meta), false, true) = (
+            node.present(),
+            self.settings.observe_only,
+            is_known(&longhorn),
+        ) {
             let meta = Arc::clone(meta);
             // The seed shrinks before anything else; Longhorn may read it at any moment.
             self.publish_seed(&meta, seed.as_ref()).await;
@@ -484,7 +486,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         let Some(text) = meta
             .annotations
             .get(names::APPROVE)
-            .filter(|_| !self.settings.dry_run)
+            .filter(|_| !self.settings.observe_only)
         else {
             self.well(Action::Approvals);
             return;
@@ -610,7 +612,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
             node: self.settings.node.clone(),
-            dry_run: self.settings.dry_run,
+            observe_only: self.settings.observe_only,
             problems,
             troubles: Vec::new(),
             longhorn,

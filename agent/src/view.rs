@@ -56,7 +56,7 @@ pub struct NodeView {
     /// Name of the node.
     pub node: String,
     /// Whether nothing is ever written.
-    pub dry_run: bool,
+    pub observe_only: bool,
     /// What concerns the node as a whole and needs somebody's attention.
     pub problems: Vec<String>,
     /// What went wrong last with the API server; passes by itself, so it is in no annotation.

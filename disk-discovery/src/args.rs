@@ -13,18 +13,20 @@ use crate::config::schema::{KEYS, Key, Shape};
 use crate::term::ColorChoice;
 
 const ABOUT: &str =
-    "Shows what every block device of this host is, and prepares the spare disks for Longhorn";
+    "Prepares a storage node's spare disks for Longhorn, and shows what every block device is";
 
 const LONG_ABOUT: &str = "\
-Shows what every block device of this host is and what would be done with it (--dry-run), \
-or does it (--once): proves spare disks blank, partitions, formats and mounts them below \
-/mnt/longhorn. Whatever is not positively proven free is left alone.";
+Without further ado the node agent: proves the node's spare disks blank, partitions, formats and \
+mounts them below /mnt/longhorn, registers them in Longhorn, and follows disks that come and go, until \
+it is told to stop. It runs in a pod, or on a host with --kubeconfig. With --once it only \
+prepares and mounts the disks, without a cluster, and ends; with --dry-run it shows what every block \
+device is and what would be done with it. Whatever is not positively proven free is left alone.";
 
 const AFTER_HELP: &str = "\
 Settings come from flags, then the environment (DISK_DISCOVERY_MIN_SIZE for --min-size), then
 overrides for this node in the file, then the file; see disk-discovery(8).
-Exit status: 0 done or nothing to do, 1 error or not possible; with --exit-code 2
-something to do.";
+Exit status: 0 done, nothing to do or told to stop, 1 error or not possible; with
+--exit-code 2 something to do.";
 
 const AFTER_LONG_HELP: &str = "\
 Sources of settings, the strongest first:
@@ -36,12 +38,18 @@ Sources of settings, the strongest first:
 Exit status:
   0  --dry-run: the pass was made; with --exit-code: nothing is to be done
      --once: every step succeeded, or nothing was to be done
-  1  an error; --once: not root, nothing on the node may be taken, or a step or
+     node agent: it was told to stop by SIGTERM or SIGINT
+  1  an error; node agent: it cannot start, or has to start anew; --once: not root, nothing on the node may be taken, or a step or
      request was refused or failed; --dry-run --exit-code: nothing on the node
      may be taken, or a request was refused
   2  --dry-run --exit-code: something is to be done
 
+Signals to the node agent:
+  SIGHUP: look at everything anew. SIGTERM, SIGINT: stop, after --grace-period
+  at the latest.
+
 Examples:
+  disk-discovery --kubeconfig admin.conf --observe-only
   disk-discovery --dry-run
   disk-discovery explain sdb
   disk-discovery --once --exclude model=Samsung*,rotational=false
@@ -96,12 +104,13 @@ pub enum LogLevel {
     max_term_width = 80,
     disable_help_subcommand = true,
     args_conflicts_with_subcommands = false,
-    override_usage = "disk-discovery --dry-run | --once | --print-config [OPTIONS]\n       \
+    override_usage = "disk-discovery [OPTIONS]\n       \
+                      disk-discovery --dry-run | --once | --print-config [OPTIONS]\n       \
                       disk-discovery explain DEVICE [OPTIONS]\n       \
                       disk-discovery dump DIR | completions SHELL | man"
 )]
 pub struct Cli {
-    /// Show what every block device is and what would be done; write nothing
+    /// Show what every block device is and what would be done, without a cluster
     #[arg(long, conflicts_with_all = ["once", "print_config"])]
     pub dry_run: bool,
     /// Do it: prepare and mount the spare disks, then end
@@ -146,7 +155,7 @@ pub struct Cli {
         global = true
     )]
     pub log_format: LogFormat,
-    /// How much is logged [default: warn; info with --once]
+    /// How much is logged [default: info; warn where only shown]
     #[arg(
         long,
         value_enum,
@@ -225,8 +234,11 @@ fn flag(key: &'static Key) -> Arg {
         arg = arg.value_parser(PossibleValuesParser::new(key.words));
         arg = arg.hide_possible_values(matches!(key.shape, Shape::Switch));
     }
-    if key.key == "mountRoot" {
+    if matches!(key.key, "mountRoot" | "hostProc" | "hostEtc") {
         arg = arg.value_hint(ValueHint::DirPath);
+    }
+    if key.key == "kubeconfig" {
+        arg = arg.value_hint(ValueHint::FilePath);
     }
     if !key.more.is_empty() {
         arg = arg.long_help(format!("{help}\n\n{}", key.more));

@@ -1,7 +1,6 @@
 //! Everything that is generated from the command line and the schema of settings.
 
 use clap::CommandFactory;
-use storage_core::model::Policy;
 
 use crate::args::Cli;
 use crate::config::schema::{Group, KEYS, Key};
@@ -11,8 +10,7 @@ use crate::error::Failure;
 /// The default of a setting as its flag would say it; empty for none.
 #[must_use]
 pub fn default_of(key: &Key) -> String {
-    let policy = Policy::new("");
-    match (key.show)(&policy) {
+    match (key.show)(&agent::Config::new("")) {
         serde_json::Value::String(text) => text,
         serde_json::Value::Number(number) => number.to_string(),
         serde_json::Value::Array(items) => {
@@ -118,22 +116,34 @@ fn commands() -> Vec<(String, String)> {
 }
 
 /// What stands behind the options: heading, and terms with their explanations.
-const MANUAL: [(&str, &[(&str, &str)]); 4] = [
+const MANUAL: [(&str, &[(&str, &str)]); 5] = [
     (
         "EXIT STATUS",
         &[
             (
                 "0",
                 "--dry-run: the pass was made; with --exit-code: nothing is to be done. --once: every step \
-                 succeeded, or nothing was to be done.",
+                 succeeded, or nothing was to be done. The node agent: it was told to stop.",
             ),
             (
                 "1",
                 "An error, told in one line on standard error. --once: also when it is not root, when nothing on \
                  the node may be taken, and when a step failed or a request or step was refused. --dry-run \
-                 --exit-code: also when nothing on the node may be taken or a request was refused.",
+                 --exit-code: also when nothing on the node may be taken or a request was refused. The node agent: \
+                 it cannot start, or has to start anew; whatever may pass by itself is tried again instead.",
             ),
             ("2", "--dry-run --exit-code: something is to be done."),
+        ],
+    ),
+    (
+        "SIGNALS",
+        &[
+            (
+                "SIGTERM, SIGINT",
+                "The node agent stops; work on disks may go on for --grace-period, and what it leaves half done the \
+                 next start finishes.",
+            ),
+            ("SIGHUP", "The node agent looks at everything anew."),
         ],
     ),
     (
@@ -146,6 +156,10 @@ const MANUAL: [(&str, &[(&str, &str)]); 4] = [
                  prefix that name no setting are refused.",
             ),
             ("DISK_DISCOVERY_CONFIG", "The file of --config."),
+            (
+                "KUBECONFIG",
+                "As --kubeconfig; DISK_DISCOVERY_KUBECONFIG wins over it.",
+            ),
             (
                 "DISK_DISCOVERY_LOG_FORMAT, DISK_DISCOVERY_LOG_LEVEL",
                 "As --log-format and --log-level.",
@@ -176,6 +190,10 @@ const MANUAL: [(&str, &[(&str, &str)]); 4] = [
                 "Held while disks are changed: only one run at a time.",
             ),
             (
+                "/run/disk-discovery/agent.lock",
+                "Held by the node agent: only one on a host, a second one waits.",
+            ),
+            (
                 "/etc/fstab, /etc/systemd/system/*.mount",
                 "With --persist, our own marked lines or units; others are never changed.",
             ),
@@ -184,6 +202,10 @@ const MANUAL: [(&str, &[(&str, &str)]); 4] = [
     (
         "EXAMPLES",
         &[
+            (
+                "disk-discovery --kubeconfig admin.conf --observe-only",
+                "The node agent on this host, writing nothing.",
+            ),
             (
                 "disk-discovery --dry-run",
                 "What is every device, and what would be done?",
@@ -303,8 +325,8 @@ pub fn configuration() -> String {
                 );
             }
             out.push_str("\n\n");
-            let default = match (key.show)(&Policy::new("")) {
-                _ if key.key == "nodeName" => "the host name".to_owned(),
+            let default = match (key.show)(&agent::Config::new("")) {
+                _ if key.key == "nodeName" => "the host name in lower case".to_owned(),
                 serde_json::Value::Null => "none".to_owned(),
                 serde_json::Value::String(text) => format!("`{text}`"),
                 other => format!("`{other}`"),
@@ -376,6 +398,7 @@ mod tests {
             "OPTIONS",
             "COMMANDS",
             "EXIT STATUS",
+            "SIGNALS",
             "ENVIRONMENT",
             "FILES",
             "EXAMPLES",

@@ -17,7 +17,7 @@ use storage_core::progress::{Progress, Silent};
 use storage_core::report::{Detail, NodeReport, Producer, report, report_one};
 
 use crate::args::{Cli, Form, LogFormat, LogLevel, Output, one_line};
-use crate::config::{self, Config, Sources};
+use crate::config::{self, Config, Origin, Sources};
 use crate::error::Failure;
 use crate::progress::Show;
 use crate::term::{Style, clean, plural};
@@ -108,40 +108,69 @@ fn run(cli: &Cli) -> Result<u8, Failure> {
                 "give one of them",
             ));
         }
-        None if !cli.dry_run && !cli.once && !cli.print_config => {
-            return Err(Failure::new(
-                "arguments",
-                "choose what to do",
-                "nothing was asked for",
-                "give --dry-run to look, --once to do it, or explain DEVICE; see --help",
-            ));
-        }
         _ => {}
     }
-    let level = cli.log_level.unwrap_or(if cli.once {
-        LogLevel::Info
-    } else {
+    let looks = cli.dry_run || cli.print_config || cli.command.is_some();
+    let level = cli.log_level.unwrap_or(if looks {
         LogLevel::Warn
+    } else {
+        LogLevel::Info
     });
     logging::start(cli.log_format, level, cli.color);
-    let host = host(cli.sysroot.as_deref())?;
-    let config = configure(cli, &host)?;
+    let dumped = cli.sysroot.as_deref().map(host_of_dump).transpose()?;
+    let mut config = configure(cli, dumped.as_ref())?;
     if cli.print_config {
         return print(&config.to_yaml()).map(|()| DONE);
     }
-    let policy = &config.policy;
+    if let Some(dumped) = dumped {
+        config.settings.host = dumped;
+    }
+    let (host, policy) = (&config.settings.host, &config.settings.policy);
     match &cli.command {
-        Some(Form::Explain { device }) => explain_device(cli, &host, policy, device),
-        Some(Form::Dump { dir, anonymize }) => dump(&host, policy, dir, *anonymize),
-        _ if cli.once => once(cli, &host, policy),
-        _ => dry_run(cli, &host, policy),
+        Some(Form::Explain { device }) => explain_device(cli, host, policy, device),
+        Some(Form::Dump { dir, anonymize }) => dump(host, policy, dir, *anonymize),
+        _ if cli.once => once(cli, host, policy),
+        _ if cli.dry_run => dry_run(cli, host, policy),
+        _ => run_agent(config),
     }
 }
 
-fn host(sysroot: Option<&Path>) -> Result<HostRoot, Failure> {
-    let Some(dir) = sysroot else {
-        return Ok(HostRoot::live());
-    };
+/// Runs the node agent until it is told to stop.
+fn run_agent(config: Config) -> Result<u8, Failure> {
+    let refuse =
+        |cause: &str, remedy: &str| Err(Failure::new("node agent", "start", cause, remedy));
+    if config.settings.host.dump {
+        return refuse(
+            "a dump can only be looked at",
+            "leave out --sysroot, or give --dry-run",
+        );
+    }
+    if config.settings.kubeconfig.is_none() {
+        if std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
+            return refuse(
+                "this is no pod, and no kubeconfig was given",
+                "give --kubeconfig and --node-name; or --dry-run to look at this host, --once to prepare it without a cluster",
+            );
+        }
+        if config.origins.get("nodeName") == Some(&Origin::Default) {
+            return refuse(
+                "the name of the node is not known, in a pod the host name is the pod's",
+                "set DISK_DISCOVERY_NODE_NAME from the pod's field spec.nodeName, or give --node-name",
+            );
+        }
+    }
+    let uid = nix::unistd::geteuid();
+    if !uid.is_root() && !config.settings.observe_only {
+        return refuse(
+            &format!("user {uid} may not read and prepare disks"),
+            "run it as root, in a container privileged; or give --observe-only",
+        );
+    }
+    agent::run(config.settings).map_err(Failure::worded)?;
+    Ok(DONE)
+}
+
+fn host_of_dump(dir: &Path) -> Result<HostRoot, Failure> {
     let host = HostRoot::dump(dir);
     match std::fs::metadata(&host.sys) {
         Ok(meta) if meta.is_dir() => Ok(host),
@@ -160,9 +189,9 @@ fn host(sysroot: Option<&Path>) -> Result<HostRoot, Failure> {
     }
 }
 
-/// The host's name: of a dump, what the dump says.
-fn host_name(host: &HostRoot) -> String {
-    let name = if host.dump {
+/// The host's name as the kubelet makes a node's name of it: of a dump, what the dump says.
+fn host_name(dumped: Option<&HostRoot>) -> String {
+    let name = if let Some(host) = dumped {
         std::fs::read_to_string(host.proc.join("sys/kernel/hostname"))
             .unwrap_or_else(|_| "dump".to_owned())
     } else {
@@ -171,10 +200,10 @@ fn host_name(host: &HostRoot) -> String {
             |name| name.to_string_lossy().into_owned(),
         )
     };
-    clean(name.trim())
+    clean(name.trim()).to_lowercase()
 }
 
-fn configure(cli: &Cli, host: &HostRoot) -> Result<Config, Failure> {
+fn configure(cli: &Cli, dumped: Option<&HostRoot>) -> Result<Config, Failure> {
     let file = match &cli.config {
         Some(path) => Some((path.display().to_string(), config::read_file(path)?)),
         None => None,
@@ -184,7 +213,7 @@ fn configure(cli: &Cli, host: &HostRoot) -> Result<Config, Failure> {
         .filter_map(|(name, value)| {
             text(name)
                 .ok()
-                .filter(|n| n.starts_with("DISK_DISCOVERY_"))
+                .filter(|n| config::is_ours(n))
                 .map(|n| (n, value))
         })
         .map(|(name, value)| match text(value) {
@@ -203,7 +232,7 @@ fn configure(cli: &Cli, host: &HostRoot) -> Result<Config, Failure> {
         file: file
             .as_ref()
             .map(|(path, text)| (path.as_str(), text.as_str())),
-        host_name: host_name(host),
+        host_name: host_name(dumped),
     })
 }
 

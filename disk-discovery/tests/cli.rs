@@ -8,10 +8,13 @@
 )]
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use storage_core::report::NodeReport;
 use tempfile::TempDir;
@@ -391,11 +394,121 @@ fn a_dump_can_only_be_looked_at() {
 }
 
 #[test]
-fn without_a_form_the_error_names_them() {
+fn without_a_cluster_the_node_agent_says_what_it_lacks_and_what_goes_without() {
     let said = complaint(&[]);
-    for form in ["--dry-run", "--once", "explain"] {
-        assert!(said.contains(form), "{said}");
+    for flag in ["--kubeconfig", "--node-name", "--dry-run", "--once"] {
+        assert!(said.contains(flag), "{said}");
     }
+}
+
+#[test]
+fn the_node_agent_refuses_what_it_cannot_run_on_in_one_line() {
+    let dump = Host::new();
+    let said = dump.run(&["--kubeconfig=/nonexistent"]);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr.contains("a dump can only be looked at"),
+        "{}",
+        said.stderr
+    );
+    // A pod's host name is not the node's.
+    let mut pod = command(&["--observe-only"]);
+    pod.env("KUBERNETES_SERVICE_HOST", "192.0.2.1");
+    let said = finish(pod);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr.contains("DISK_DISCOVERY_NODE_NAME") && said.stderr.lines().count() == 1,
+        "{}",
+        said.stderr
+    );
+    let run = [
+        "--observe-only",
+        "--listen=127.0.0.1:0",
+        "--log-level=error",
+    ];
+    let said = complaint(&[&run[..], &["--kubeconfig=/nonexistent"]].concat());
+    assert!(
+        said.contains("/nonexistent") && said.contains("--kubeconfig"),
+        "{said}"
+    );
+    let said = complaint(&[&run[..], &["--kubeconfig=/x", "--node-name=UPPER"]].concat());
+    assert!(
+        said.contains("UPPER") && said.contains("--node-name"),
+        "{said}"
+    );
+}
+
+#[test]
+fn disks_of_type_block_are_refused_with_the_reason_in_every_form() {
+    for form in ["--dry-run", "--once", "--print-config"] {
+        let said = complaint(&[form, "--disk-type=block"]);
+        assert!(
+            said.contains("v2 engine") && said.contains("record"),
+            "{said}"
+        );
+    }
+    assert!(complaint(&["--disk-type=block"]).contains("v2 engine"));
+}
+
+/// One answer over HTTP, or none.
+fn get(address: &str, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+#[test]
+fn without_flags_it_is_the_node_agent_until_it_is_told_to_stop() {
+    let dir = TempDir::new().unwrap();
+    // Nothing answers there: the agent runs all the same, and says so.
+    let kubeconfig = dir.path().join("kubeconfig");
+    fs::write(
+        &kubeconfig,
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+         contexts: [{name: c, context: {cluster: c, user: u}}]\n\
+         clusters: [{name: c, cluster: {server: 'http://127.0.0.1:9'}}]\nusers: [{name: u, user: {}}]\n",
+    )
+    .unwrap();
+    let mut command = command(&[
+        "--observe-only",
+        "--listen=127.0.0.1:0",
+        "--log-format=json",
+        "--node-name=worker-1",
+        "--start-spread=0",
+    ]);
+    command.env("KUBECONFIG", &kubeconfig);
+    let mut agent = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(agent.stderr.take().unwrap()).lines();
+    let address = log
+        .by_ref()
+        .map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap())
+        .find(|line| line["message"] == "serving HTTP")
+        .and_then(|line| line["listen"].as_str().map(str::to_owned))
+        .expect("it says where it serves, in JSON");
+    assert!(get(&address, "/livez").unwrap().starts_with("HTTP/1.1 200"));
+    let page = get(&address, "/status.json").unwrap();
+    assert!(page.contains("\"node\":\"worker-1\""), "{page}");
+    assert!(page.contains("\"observeOnly\":true"), "{page}");
+    let ready = get(&address, "/readyz").unwrap();
+    assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(agent.id()).unwrap()),
+        nix::sys::signal::Signal::SIGTERM,
+    )
+    .unwrap();
+    let rest: Vec<String> = log.map(Result::unwrap).collect();
+    assert_eq!(agent.wait().unwrap().code(), Some(0), "{rest:?}");
 }
 
 #[test]

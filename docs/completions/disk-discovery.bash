@@ -35,7 +35,7 @@ _disk__discovery() {
 
     case "${cmd}" in
         disk__discovery)
-            opts="-o -h -V --dry-run --once --print-config --exit-code --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --adopt-nodes --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --help --version explain dump completions man"
+            opts="-o -h -V --dry-run --once --print-config --exit-code --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --host-proc --host-etc --adopt-nodes --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --observe-only --kubeconfig --namespace --disk-type --on-missing-disk --listen --resync-period --start-spread --grace-period --help --version explain dump completions man"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -91,6 +91,20 @@ _disk__discovery() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --host-proc)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --host-etc)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
                 --adopt-nodes)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -164,6 +178,53 @@ _disk__discovery() {
                     ;;
                 --allow-unprotected-mount-point)
                     COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --observe-only)
+                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --kubeconfig)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --disk-type)
+                    COMPREPLY=($(compgen -W "filesystem block" -- "${cur}"))
+                    return 0
+                    ;;
+                --on-missing-disk)
+                    COMPREPLY=($(compgen -W "report disable-scheduling" -- "${cur}"))
+                    return 0
+                    ;;
+                --listen)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --resync-period)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --start-spread)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --grace-period)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)
@@ -174,7 +235,7 @@ _disk__discovery() {
             return 0
             ;;
         disk__subcmd__discovery__subcmd__completions)
-            opts="-o -h --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --adopt-nodes --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --help bash elvish fish powershell zsh"
+            opts="-o -h --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --host-proc --host-etc --adopt-nodes --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --observe-only --kubeconfig --namespace --disk-type --on-missing-disk --listen --resync-period --start-spread --grace-period --help bash elvish fish powershell zsh"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -228,6 +289,20 @@ _disk__discovery() {
                     ;;
                 --cluster)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --host-proc)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --host-etc)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
                     return 0
                     ;;
                 --adopt-nodes)
@@ -303,6 +378,53 @@ _disk__discovery() {
                     ;;
                 --allow-unprotected-mount-point)
                     COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --observe-only)
+                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --kubeconfig)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --disk-type)
+                    COMPREPLY=($(compgen -W "filesystem block" -- "${cur}"))
+                    return 0
+                    ;;
+                --on-missing-disk)
+                    COMPREPLY=($(compgen -W "report disable-scheduling" -- "${cur}"))
+                    return 0
+                    ;;
+                --listen)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --resync-period)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --start-spread)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --grace-period)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)
@@ -313,7 +435,7 @@ _disk__discovery() {
             return 0
             ;;
         disk__subcmd__discovery__subcmd__dump)
-            opts="-o -h --anonymize --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --adopt-nodes --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --help"
+            opts="-o -h --anonymize --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --host-proc --host-etc --adopt-nodes --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --observe-only --kubeconfig --namespace --disk-type --on-missing-disk --listen --resync-period --start-spread --grace-period --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -367,6 +489,20 @@ _disk__discovery() {
                     ;;
                 --cluster)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --host-proc)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --host-etc)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
                     return 0
                     ;;
                 --adopt-nodes)
@@ -442,6 +578,53 @@ _disk__discovery() {
                     ;;
                 --allow-unprotected-mount-point)
                     COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --observe-only)
+                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --kubeconfig)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --disk-type)
+                    COMPREPLY=($(compgen -W "filesystem block" -- "${cur}"))
+                    return 0
+                    ;;
+                --on-missing-disk)
+                    COMPREPLY=($(compgen -W "report disable-scheduling" -- "${cur}"))
+                    return 0
+                    ;;
+                --listen)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --resync-period)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --start-spread)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --grace-period)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)
@@ -452,7 +635,7 @@ _disk__discovery() {
             return 0
             ;;
         disk__subcmd__discovery__subcmd__explain)
-            opts="-o -h --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --adopt-nodes --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --help"
+            opts="-o -h --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --host-proc --host-etc --adopt-nodes --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --observe-only --kubeconfig --namespace --disk-type --on-missing-disk --listen --resync-period --start-spread --grace-period --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -506,6 +689,20 @@ _disk__discovery() {
                     ;;
                 --cluster)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --host-proc)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --host-etc)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
                     return 0
                     ;;
                 --adopt-nodes)
@@ -581,6 +778,53 @@ _disk__discovery() {
                     ;;
                 --allow-unprotected-mount-point)
                     COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --observe-only)
+                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --kubeconfig)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --disk-type)
+                    COMPREPLY=($(compgen -W "filesystem block" -- "${cur}"))
+                    return 0
+                    ;;
+                --on-missing-disk)
+                    COMPREPLY=($(compgen -W "report disable-scheduling" -- "${cur}"))
+                    return 0
+                    ;;
+                --listen)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --resync-period)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --start-spread)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --grace-period)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)
@@ -591,7 +835,7 @@ _disk__discovery() {
             return 0
             ;;
         disk__subcmd__discovery__subcmd__man)
-            opts="-o -h --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --adopt-nodes --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --help"
+            opts="-o -h --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --host-proc --host-etc --adopt-nodes --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --observe-only --kubeconfig --namespace --disk-type --on-missing-disk --listen --resync-period --start-spread --grace-period --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -645,6 +889,20 @@ _disk__discovery() {
                     ;;
                 --cluster)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --host-proc)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --host-etc)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
                     return 0
                     ;;
                 --adopt-nodes)
@@ -720,6 +978,53 @@ _disk__discovery() {
                     ;;
                 --allow-unprotected-mount-point)
                     COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --observe-only)
+                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --kubeconfig)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --disk-type)
+                    COMPREPLY=($(compgen -W "filesystem block" -- "${cur}"))
+                    return 0
+                    ;;
+                --on-missing-disk)
+                    COMPREPLY=($(compgen -W "report disable-scheduling" -- "${cur}"))
+                    return 0
+                    ;;
+                --listen)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --resync-period)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --start-spread)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --grace-period)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)

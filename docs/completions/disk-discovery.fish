@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_disk_discovery_global_optspecs
-    string join \n dry-run once print-config exit-code o/output= wide color= config= sysroot= log-format= log-level= node-name= cluster= adopt-nodes= min-size= max-size= transports= removable= include= exclude= approve= proof= samples= read-timeout= mount-root= layout= filesystem= mount-option= persist= parallel= allow-unprotected-mount-point= h/help V/version
+    string join \n dry-run once print-config exit-code o/output= wide color= config= sysroot= log-format= log-level= node-name= cluster= host-proc= host-etc= adopt-nodes= min-size= max-size= transports= removable= include= exclude= approve= proof= samples= read-timeout= mount-root= layout= filesystem= mount-option= persist= parallel= allow-unprotected-mount-point= observe-only= kubeconfig= namespace= disk-type= on-missing-disk= listen= resync-period= start-spread= grace-period= h/help V/version
 end
 
 function __fish_disk_discovery_needs_command
@@ -34,13 +34,15 @@ complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l config -d
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l sysroot -d 'Read a dump made by `dump` instead of this host' -r -f -a "(__fish_complete_directories)"
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l log-format -d 'Form of the log on standard error' -r -f -a "text\t'Lines for people'
 json\t'One JSON object per line'"
-complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l log-level -d 'How much is logged [default: warn; info with --once]' -r -f -a "error\t'Errors'
+complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l log-level -d 'How much is logged [default: info; warn where only shown]' -r -f -a "error\t'Errors'
 warn\t'Warnings, too'
 info\t'What is done, too'
 debug\t'What is decided, too'
 trace\t'Everything'"
-complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l node-name -d 'Name of this node [default: the host name]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l node-name -d 'Name of this node [default: the host name in lower case]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l cluster -d 'UID of the cluster\'s kube-system namespace' -r
+complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l host-proc -d 'Where the host\'s /proc is, seen from here [default: /proc]' -r -f -a "(__fish_complete_directories)"
+complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l host-etc -d 'Where the host\'s /etc is, seen from here [default: /etc]' -r -f -a "(__fish_complete_directories)"
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l adopt-nodes -d 'Nodes whose finished disks may be mounted here; globs' -r
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l min-size -d 'Least size of a disk to take [default: 10GiB]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l max-size -d 'Largest size of a disk to take [default: no limit]' -r
@@ -66,7 +68,19 @@ systemd\t''"
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l parallel -d 'Disks prepared at once, 1 to 64 [default: 8]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l allow-unprotected-mount-point -d 'Mount even where the directory cannot be made immutable' -r -f -a "true\t''
 false\t''"
-complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l dry-run -d 'Show what every block device is and what would be done; write nothing'
+complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l observe-only -d 'Only observe: write neither to disks nor to the cluster' -r -f -a "true\t''
+false\t''"
+complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l kubeconfig -d 'Kubeconfig file [default: the pod\'s service account]' -r -F
+complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l namespace -d 'Longhorn\'s namespace [default: longhorn-system]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l disk-type -d 'What Longhorn gets; block is refused, with the reason [default: filesystem]' -r -f -a "filesystem\t''
+block\t''"
+complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l on-missing-disk -d 'What to do in Longhorn about a disk that vanished [default: report]' -r -f -a "report\t''
+disable-scheduling\t''"
+complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l listen -d 'Where to serve the status page, metrics and probes [default: 127.0.0.1:9880]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l resync-period -d 'How often to look at the host when nothing happens [default: 10m]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l start-spread -d 'Time over which agents that start together spread [default: 5s]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l grace-period -d 'Longest time that a stop waits for work on disks [default: 25s]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l dry-run -d 'Show what every block device is and what would be done, without a cluster'
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l once -d 'Do it: prepare and mount the spare disks, then end'
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l print-config -d 'Print the settings in force as YAML, with the origin of each'
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l exit-code -d 'End with status 2 when --dry-run finds something to do'
@@ -87,13 +101,15 @@ complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l sysroot -d 'Read a dump made by `dump` instead of this host' -r -f -a "(__fish_complete_directories)"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l log-format -d 'Form of the log on standard error' -r -f -a "text\t'Lines for people'
 json\t'One JSON object per line'"
-complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l log-level -d 'How much is logged [default: warn; info with --once]' -r -f -a "error\t'Errors'
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l log-level -d 'How much is logged [default: info; warn where only shown]' -r -f -a "error\t'Errors'
 warn\t'Warnings, too'
 info\t'What is done, too'
 debug\t'What is decided, too'
 trace\t'Everything'"
-complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l node-name -d 'Name of this node [default: the host name]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l node-name -d 'Name of this node [default: the host name in lower case]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l cluster -d 'UID of the cluster\'s kube-system namespace' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l host-proc -d 'Where the host\'s /proc is, seen from here [default: /proc]' -r -f -a "(__fish_complete_directories)"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l host-etc -d 'Where the host\'s /etc is, seen from here [default: /etc]' -r -f -a "(__fish_complete_directories)"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l adopt-nodes -d 'Nodes whose finished disks may be mounted here; globs' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l min-size -d 'Least size of a disk to take [default: 10GiB]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l max-size -d 'Largest size of a disk to take [default: no limit]' -r
@@ -119,6 +135,18 @@ systemd\t''"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l parallel -d 'Disks prepared at once, 1 to 64 [default: 8]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l allow-unprotected-mount-point -d 'Mount even where the directory cannot be made immutable' -r -f -a "true\t''
 false\t''"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l observe-only -d 'Only observe: write neither to disks nor to the cluster' -r -f -a "true\t''
+false\t''"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l kubeconfig -d 'Kubeconfig file [default: the pod\'s service account]' -r -F
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l namespace -d 'Longhorn\'s namespace [default: longhorn-system]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l disk-type -d 'What Longhorn gets; block is refused, with the reason [default: filesystem]' -r -f -a "filesystem\t''
+block\t''"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l on-missing-disk -d 'What to do in Longhorn about a disk that vanished [default: report]' -r -f -a "report\t''
+disable-scheduling\t''"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l listen -d 'Where to serve the status page, metrics and probes [default: 127.0.0.1:9880]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l resync-period -d 'How often to look at the host when nothing happens [default: 10m]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l start-spread -d 'Time over which agents that start together spread [default: 5s]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l grace-period -d 'Longest time that a stop waits for work on disks [default: 25s]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l wide -d 'Show serial numbers, WWNs, links, hashes and every reason'
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -s o -l output -d 'Form of the output' -r -f -a "table\t'For people'
@@ -131,13 +159,15 @@ complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l c
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l sysroot -d 'Read a dump made by `dump` instead of this host' -r -f -a "(__fish_complete_directories)"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l log-format -d 'Form of the log on standard error' -r -f -a "text\t'Lines for people'
 json\t'One JSON object per line'"
-complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l log-level -d 'How much is logged [default: warn; info with --once]' -r -f -a "error\t'Errors'
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l log-level -d 'How much is logged [default: info; warn where only shown]' -r -f -a "error\t'Errors'
 warn\t'Warnings, too'
 info\t'What is done, too'
 debug\t'What is decided, too'
 trace\t'Everything'"
-complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l node-name -d 'Name of this node [default: the host name]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l node-name -d 'Name of this node [default: the host name in lower case]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l cluster -d 'UID of the cluster\'s kube-system namespace' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l host-proc -d 'Where the host\'s /proc is, seen from here [default: /proc]' -r -f -a "(__fish_complete_directories)"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l host-etc -d 'Where the host\'s /etc is, seen from here [default: /etc]' -r -f -a "(__fish_complete_directories)"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l adopt-nodes -d 'Nodes whose finished disks may be mounted here; globs' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l min-size -d 'Least size of a disk to take [default: 10GiB]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l max-size -d 'Largest size of a disk to take [default: no limit]' -r
@@ -163,6 +193,18 @@ systemd\t''"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l parallel -d 'Disks prepared at once, 1 to 64 [default: 8]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l allow-unprotected-mount-point -d 'Mount even where the directory cannot be made immutable' -r -f -a "true\t''
 false\t''"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l observe-only -d 'Only observe: write neither to disks nor to the cluster' -r -f -a "true\t''
+false\t''"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l kubeconfig -d 'Kubeconfig file [default: the pod\'s service account]' -r -F
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l namespace -d 'Longhorn\'s namespace [default: longhorn-system]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l disk-type -d 'What Longhorn gets; block is refused, with the reason [default: filesystem]' -r -f -a "filesystem\t''
+block\t''"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l on-missing-disk -d 'What to do in Longhorn about a disk that vanished [default: report]' -r -f -a "report\t''
+disable-scheduling\t''"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l listen -d 'Where to serve the status page, metrics and probes [default: 127.0.0.1:9880]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l resync-period -d 'How often to look at the host when nothing happens [default: 10m]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l start-spread -d 'Time over which agents that start together spread [default: 5s]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l grace-period -d 'Longest time that a stop waits for work on disks [default: 25s]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l anonymize -d 'Replace serial numbers, labels, names and UUIDs'
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l wide -d 'Show serial numbers, WWNs, links, hashes and every reason'
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -176,13 +218,15 @@ complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completion
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l sysroot -d 'Read a dump made by `dump` instead of this host' -r -f -a "(__fish_complete_directories)"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l log-format -d 'Form of the log on standard error' -r -f -a "text\t'Lines for people'
 json\t'One JSON object per line'"
-complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l log-level -d 'How much is logged [default: warn; info with --once]' -r -f -a "error\t'Errors'
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l log-level -d 'How much is logged [default: info; warn where only shown]' -r -f -a "error\t'Errors'
 warn\t'Warnings, too'
 info\t'What is done, too'
 debug\t'What is decided, too'
 trace\t'Everything'"
-complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l node-name -d 'Name of this node [default: the host name]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l node-name -d 'Name of this node [default: the host name in lower case]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l cluster -d 'UID of the cluster\'s kube-system namespace' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l host-proc -d 'Where the host\'s /proc is, seen from here [default: /proc]' -r -f -a "(__fish_complete_directories)"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l host-etc -d 'Where the host\'s /etc is, seen from here [default: /etc]' -r -f -a "(__fish_complete_directories)"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l adopt-nodes -d 'Nodes whose finished disks may be mounted here; globs' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l min-size -d 'Least size of a disk to take [default: 10GiB]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l max-size -d 'Largest size of a disk to take [default: no limit]' -r
@@ -208,6 +252,18 @@ systemd\t''"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l parallel -d 'Disks prepared at once, 1 to 64 [default: 8]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l allow-unprotected-mount-point -d 'Mount even where the directory cannot be made immutable' -r -f -a "true\t''
 false\t''"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l observe-only -d 'Only observe: write neither to disks nor to the cluster' -r -f -a "true\t''
+false\t''"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l kubeconfig -d 'Kubeconfig file [default: the pod\'s service account]' -r -F
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l namespace -d 'Longhorn\'s namespace [default: longhorn-system]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l disk-type -d 'What Longhorn gets; block is refused, with the reason [default: filesystem]' -r -f -a "filesystem\t''
+block\t''"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l on-missing-disk -d 'What to do in Longhorn about a disk that vanished [default: report]' -r -f -a "report\t''
+disable-scheduling\t''"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l listen -d 'Where to serve the status page, metrics and probes [default: 127.0.0.1:9880]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l resync-period -d 'How often to look at the host when nothing happens [default: 10m]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l start-spread -d 'Time over which agents that start together spread [default: 5s]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l grace-period -d 'Longest time that a stop waits for work on disks [default: 25s]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l wide -d 'Show serial numbers, WWNs, links, hashes and every reason'
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -s o -l output -d 'Form of the output' -r -f -a "table\t'For people'
@@ -220,13 +276,15 @@ complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l co
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l sysroot -d 'Read a dump made by `dump` instead of this host' -r -f -a "(__fish_complete_directories)"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l log-format -d 'Form of the log on standard error' -r -f -a "text\t'Lines for people'
 json\t'One JSON object per line'"
-complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l log-level -d 'How much is logged [default: warn; info with --once]' -r -f -a "error\t'Errors'
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l log-level -d 'How much is logged [default: info; warn where only shown]' -r -f -a "error\t'Errors'
 warn\t'Warnings, too'
 info\t'What is done, too'
 debug\t'What is decided, too'
 trace\t'Everything'"
-complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l node-name -d 'Name of this node [default: the host name]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l node-name -d 'Name of this node [default: the host name in lower case]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l cluster -d 'UID of the cluster\'s kube-system namespace' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l host-proc -d 'Where the host\'s /proc is, seen from here [default: /proc]' -r -f -a "(__fish_complete_directories)"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l host-etc -d 'Where the host\'s /etc is, seen from here [default: /etc]' -r -f -a "(__fish_complete_directories)"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l adopt-nodes -d 'Nodes whose finished disks may be mounted here; globs' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l min-size -d 'Least size of a disk to take [default: 10GiB]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l max-size -d 'Largest size of a disk to take [default: no limit]' -r
@@ -252,5 +310,17 @@ systemd\t''"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l parallel -d 'Disks prepared at once, 1 to 64 [default: 8]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l allow-unprotected-mount-point -d 'Mount even where the directory cannot be made immutable' -r -f -a "true\t''
 false\t''"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l observe-only -d 'Only observe: write neither to disks nor to the cluster' -r -f -a "true\t''
+false\t''"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l kubeconfig -d 'Kubeconfig file [default: the pod\'s service account]' -r -F
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l namespace -d 'Longhorn\'s namespace [default: longhorn-system]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l disk-type -d 'What Longhorn gets; block is refused, with the reason [default: filesystem]' -r -f -a "filesystem\t''
+block\t''"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l on-missing-disk -d 'What to do in Longhorn about a disk that vanished [default: report]' -r -f -a "report\t''
+disable-scheduling\t''"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l listen -d 'Where to serve the status page, metrics and probes [default: 127.0.0.1:9880]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l resync-period -d 'How often to look at the host when nothing happens [default: 10m]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l start-spread -d 'Time over which agents that start together spread [default: 5s]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l grace-period -d 'Longest time that a stop waits for work on disks [default: 25s]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l wide -d 'Show serial numbers, WWNs, links, hashes and every reason'
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -239,7 +239,7 @@ impl Bed {
             )),
             settings: Settings {
                 node: "k3s1".into(),
-                dry_run: false,
+                observe_only: false,
                 resync: Duration::from_secs(600),
                 vanished_off: false,
                 cluster: None,
@@ -555,9 +555,9 @@ async fn no_disk_is_worked_upon_before_the_cluster_is_known() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dry_run_asks_and_writes_nothing() {
+async fn an_agent_that_only_observes_writes_nothing() {
     let mut bed = Bed::new(&["sdb1"]);
-    bed.settings.dry_run = true;
+    bed.settings.observe_only = true;
     {
         let mut log = bed.cluster.log.lock().unwrap();
         log.node["annotations"][names::APPROVE] = json!("serial-x@0123456789abcdef01234567");
@@ -567,7 +567,7 @@ async fn a_dry_run_asks_and_writes_nothing() {
     secs(3600).await;
     assert!(bed.calls().iter().all(|c| c == "cluster-uid"));
     assert!(bed.host.requests.lock().unwrap().iter().all(|r| !r.act));
-    assert!(bed.board.view().dry_run);
+    assert!(bed.board.view().observe_only);
     bed.end().await;
 }
 

@@ -13,7 +13,7 @@ use std::fmt;
 use std::path::Path;
 
 use serde_json::Value as Json;
-use storage_core::model::{Policy, SelectorRule};
+use storage_core::model::SelectorRule;
 
 use crate::error::Failure;
 use schema::{Given, KEYS, Key, Shape};
@@ -29,8 +29,16 @@ const OTHER_VARIABLES: [&str; 5] = [
     "DISK_DISCOVERY_COMMIT",
     "DISK_DISCOVERY_BIN",
 ];
+/// Variables of others that stand for a setting, and yield to our own.
+const COMMON_VARIABLES: [(&str, &str); 1] = [("KUBECONFIG", "kubeconfig")];
 /// A larger file is no configuration.
 const MAX_FILE: u64 = 1 << 20;
+
+/// Whether a variable of this name may be a setting.
+#[must_use]
+pub fn is_ours(name: &str) -> bool {
+    name.starts_with("DISK_DISCOVERY_") || COMMON_VARIABLES.iter().any(|(it, _)| *it == name)
+}
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,8 +84,8 @@ impl fmt::Display for Origin {
 /// The settings in force.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The policy.
-    pub policy: Policy,
+    /// The settings, with the policy among them.
+    pub settings: agent::Config,
     /// Where each value comes from, by key.
     pub origins: BTreeMap<&'static str, Origin>,
 }
@@ -149,7 +157,7 @@ pub fn resolve(sources: &Sources<'_>) -> Result<Config, Failure> {
     };
     let environment = environment(&sources.environment)?;
     let mut config = Config {
-        policy: Policy::new(&sources.host_name),
+        settings: agent::Config::new(&sources.host_name),
         origins: KEYS.iter().map(|key| (key.key, Origin::Default)).collect(),
     };
     for entry in &file.entries {
@@ -166,7 +174,7 @@ pub fn resolve(sources: &Sources<'_>) -> Result<Config, Failure> {
         let Some(glob) = part
             .globs
             .iter()
-            .find(|g| glob_matches(g, &named.policy.node))
+            .find(|g| glob_matches(g, &named.settings.policy.node))
         else {
             continue;
         };
@@ -197,11 +205,11 @@ pub fn resolve(sources: &Sources<'_>) -> Result<Config, Failure> {
 
 fn apply_strong(
     config: &mut Config,
-    environment: &[(&'static Key, Given)],
+    environment: &[(String, &'static Key, Given)],
     flags: &BTreeMap<&'static str, Vec<String>>,
 ) -> Result<(), Failure> {
-    for (key, given) in environment {
-        config.put(key, given, Origin::Environment(key.env()))?;
+    for (name, key, given) in environment {
+        config.put(key, given, Origin::Environment(name.clone()))?;
     }
     for key in KEYS {
         if let Some(texts) = flags.get(key.key) {
@@ -253,18 +261,15 @@ fn words(given: &Given) -> String {
 
 impl Config {
     fn put(&mut self, key: &'static Key, given: &Given, origin: Origin) -> Result<(), Failure> {
-        (key.set)(&mut self.policy, given)
+        (key.set)(&mut self.settings, given)
             .map_err(|cause| bad_value(key, &origin, &words(given), &cause))?;
         self.origins.insert(key.key, origin);
         Ok(())
     }
 
     fn check(&self) -> Result<(), Failure> {
-        if let Some(most) = self
-            .policy
-            .max_size
-            .filter(|most| *most < self.policy.min_size)
-        {
+        let policy = &self.settings.policy;
+        if let Some(most) = policy.max_size.filter(|most| *most < policy.min_size) {
             let origin = self
                 .origins
                 .get("maxSize")
@@ -272,7 +277,7 @@ impl Config {
                 .unwrap_or(Origin::Default);
             let cause = format!(
                 "is less than minSize {}, so that no disk fits",
-                value::show_size(self.policy.min_size)
+                value::show_size(policy.min_size)
             );
             let key = schema::key("maxSize");
             return Err(match key {
@@ -295,7 +300,7 @@ impl Config {
                 .chars()
                 .map(|c| if c.is_control() { '?' } else { c })
                 .collect();
-            match (key.show)(&self.policy) {
+            match (key.show)(&self.settings) {
                 Json::Null => writeln_to(&mut out, format_args!("# {}: not set", key.key)),
                 Json::Array(items) if items.is_empty() => {
                     writeln_to(&mut out, format_args!("{}: [] # {origin}", key.key));
@@ -340,8 +345,17 @@ fn is_plain(text: &str) -> bool {
         )
 }
 
-fn environment(variables: &[(String, String)]) -> Result<Vec<(&'static Key, Given)>, Failure> {
+/// The settings among the variables, the stronger behind the weaker.
+fn environment(
+    variables: &[(String, String)],
+) -> Result<Vec<(String, &'static Key, Given)>, Failure> {
     let mut found = Vec::new();
+    for (name, text) in variables.iter().filter(|(_, text)| !text.is_empty()) {
+        let stands_for = COMMON_VARIABLES.iter().find(|(common, _)| common == name);
+        let key = stands_for.and_then(|(_, key)| schema::key(key));
+        found.extend(key.map(|key| (name.clone(), key, Given::One(text.clone()))));
+    }
+    // What follows is stronger.
     for (name, text) in variables
         .iter()
         .filter(|(name, _)| name.starts_with("DISK_DISCOVERY_"))
@@ -351,7 +365,7 @@ fn environment(variables: &[(String, String)]) -> Result<Vec<(&'static Key, Give
             let given = key
                 .from_texts(std::slice::from_ref(text), true)
                 .map_err(|cause| bad_value(key, &origin, text, &cause))?;
-            found.push((key, given));
+            found.push((name.clone(), key, given));
         } else if !OTHER_VARIABLES.contains(&name.as_str()) {
             let names: Vec<String> = KEYS.iter().map(Key::env).collect();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -463,7 +477,7 @@ fn entry(
     let value_line = node.line.max(line);
     let given = match (key.shape, node.value) {
         (Shape::One | Shape::Switch, Value::Scalar(text)) => Given::One(text),
-        (Shape::One, Value::Null) if key.key == "cluster" || key.key == "maxSize" => {
+        (Shape::One, Value::Null) if matches!(key.key, "cluster" | "maxSize" | "kubeconfig") => {
             Given::One(String::new())
         }
         (Shape::Texts { .. }, value @ (Value::List(_) | Value::Scalar(_))) => {

@@ -1,15 +1,17 @@
 //! The one schema of settings: flags, environment, file and documentation all come from [`KEYS`].
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 use storage_core::classify::HASH_DIGITS;
 use storage_core::model::{
-    Approval, DiskId, FilesystemKind, Layout, Persist, Policy, ProofDepth, Selector, SelectorRule,
+    Approval, DiskId, FilesystemKind, Layout, Persist, ProofDepth, Selector, SelectorRule,
 };
 
 use super::value::{
-    one_of, parse_rule, parse_size, parse_switch, parse_time, parse_transport, show_size, show_time,
+    one_of, parse_rule, parse_size, parse_switch, parse_time, parse_time_within, parse_transport,
+    show_size, show_time,
 };
 
 /// Heading of the flags in `--help` and of the sections in the documentation.
@@ -23,11 +25,19 @@ pub enum Group {
     Proof,
     /// How disks are prepared.
     Preparation,
+    /// What the node agent does, and with which cluster.
+    Agent,
 }
 
 impl Group {
     /// All, in the order of the documentation.
-    pub const ALL: [Self; 4] = [Self::Node, Self::Disks, Self::Proof, Self::Preparation];
+    pub const ALL: [Self; 5] = [
+        Self::Node,
+        Self::Disks,
+        Self::Proof,
+        Self::Preparation,
+        Self::Agent,
+    ];
 
     /// The heading.
     #[must_use]
@@ -37,6 +47,7 @@ impl Group {
             Self::Disks => "Which disks",
             Self::Proof => "Proof of blankness",
             Self::Preparation => "Preparation",
+            Self::Agent => "Node agent",
         }
     }
 }
@@ -57,7 +68,7 @@ pub enum Shape {
     Rules,
 }
 
-/// A value on its way into the policy.
+/// A value on its way into the settings.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Given {
     /// One text.
@@ -86,10 +97,10 @@ pub struct Key {
     pub help: &'static str,
     /// More, for the manual; may be empty.
     pub more: &'static str,
-    /// Puts a value into the policy.
-    pub set: fn(&mut Policy, &Given) -> Result<(), String>,
+    /// Puts a value into the settings.
+    pub set: fn(&mut agent::Config, &Given) -> Result<(), String>,
     /// Takes it out again, as the file would write it.
-    pub show: fn(&Policy) -> Json,
+    pub show: fn(&agent::Config) -> Json,
 }
 
 impl Key {
@@ -195,6 +206,22 @@ fn node_glob(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+fn namespace(text: &str) -> Result<String, String> {
+    let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let ends = |c: char| c == '-';
+    if !(1..=63).contains(&text.len())
+        || !text.bytes().all(ok)
+        || text.starts_with(ends)
+        || text.ends_with(ends)
+    {
+        return Err(
+            "must be the name of a namespace: 1 to 63 lower-case letters, digits and dashes"
+                .to_owned(),
+        );
+    }
+    Ok(text.to_owned())
+}
+
 fn approval(text: &str) -> Result<Approval, String> {
     let (id, hash) = text
         .rsplit_once('@')
@@ -295,6 +322,15 @@ const PERSISTS: [(&str, Persist); 3] = [
     ("systemd", Persist::Systemd),
 ];
 
+/// Whether scheduling is turned off.
+const ON_MISSING: [(&str, bool); 2] = [("report", false), ("disable-scheduling", true)];
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Why disks of type block are refused.
+const BLOCK: &str = "block is refused: Longhorn's v2 engine takes every byte of such a disk and refuses one that holds a \
+                     partition table or filesystem, so no record of ours can stand on it and a later run could not tell \
+                     it from somebody's data. Register such disks in Longhorn by hand";
+
 fn name_of<T: PartialEq + Copy>(words: &[(&'static str, T)], value: T) -> Json {
     let found = words.iter().find(|(_, it)| *it == value);
     json!(found.map_or("", |(name, _)| *name))
@@ -309,11 +345,12 @@ pub static KEYS: &[Key] = &[
         group: Group::Node,
         shape: Shape::One,
         words: &[],
-        help: "Name of this node [default: the host name]",
-        more: "It is written into the record on every disk prepared here, and picks the overrides below `nodes`. \
-               It cannot stand in an override itself.",
-        set: |p, g| node_name(one(g)?).map(|name| p.node = name),
-        show: |p| json!(p.node),
+        help: "Name of this node [default: the host name in lower case]",
+        more: "It is written into the record on every disk prepared here, picks the overrides below `nodes`, and is the \
+               Kubernetes Node that the node agent works for. The default is the kubelet's; in a pod the agent must be \
+               told (the host name is the pod's there). It cannot stand in an override itself.",
+        set: |c, g| node_name(one(g)?).map(|name| c.policy.node = name),
+        show: |c| json!(c.policy.node),
     },
     Key {
         key: "cluster",
@@ -324,18 +361,47 @@ pub static KEYS: &[Key] = &[
         words: &[],
         help: "UID of the cluster's kube-system namespace",
         more: "A disk whose record names another cluster is quarantined: mounted nowhere. Empty means none.",
-        set: |p, g| {
+        set: |c, g| {
             let text = one(g)?;
             if text.is_empty() {
-                p.cluster = None;
+                c.policy.cluster = None;
                 return Ok(());
             }
             let said =
                 "must be a UUID: kubectl get namespace kube-system -o jsonpath={.metadata.uid}";
-            p.cluster = Some(text.parse().map_err(|_| said.to_owned())?);
+            c.policy.cluster = Some(text.parse().map_err(|_| said.to_owned())?);
             Ok(())
         },
-        show: |p| p.cluster.map_or(Json::Null, |c| json!(c.to_string())),
+        show: |c| {
+            c.policy
+                .cluster
+                .map_or(Json::Null, |c| json!(c.to_string()))
+        },
+    },
+    Key {
+        key: "hostProc",
+        flag: "host-proc",
+        value: "DIR",
+        group: Group::Node,
+        shape: Shape::One,
+        words: &[],
+        help: "Where the host's /proc is, seen from here",
+        more: "In a container, mount the host's /proc somewhere and name the place; a container with the host's PID \
+               namespace needs none of it. A dump (--sysroot) has its own.",
+        set: |c, g| absolute(one(g)?).map(|path| c.host.proc = path),
+        show: |c| json!(c.host.proc.display().to_string()),
+    },
+    Key {
+        key: "hostEtc",
+        flag: "host-etc",
+        value: "DIR",
+        group: Group::Node,
+        shape: Shape::One,
+        words: &[],
+        help: "Where the host's /etc is, seen from here",
+        more: "fstab is read there, and with `persist` it or units are written there.",
+        set: |c, g| absolute(one(g)?).map(|path| c.host.etc = path),
+        show: |c| json!(c.host.etc.display().to_string()),
     },
     Key {
         key: "adoptNodes",
@@ -349,14 +415,14 @@ pub static KEYS: &[Key] = &[
                it mounted (ext4 made by this program). For what cannot show that, XFS, or a disk whose node went \
                down with it mounted, name that node here once you know that it cannot reach the disk any more: two nodes that \
                mount one disk destroy it.",
-        set: |p, g| {
-            p.adopt_nodes = many(g)
+        set: |c, g| {
+            c.policy.adopt_nodes = many(g)
                 .iter()
                 .map(|text| node_glob(text))
                 .collect::<Result<_, String>>()?;
             Ok(())
         },
-        show: |p| json!(p.adopt_nodes),
+        show: |c| json!(c.policy.adopt_nodes),
     },
     Key {
         key: "minSize",
@@ -368,8 +434,8 @@ pub static KEYS: &[Key] = &[
         help: "Least size of a disk to take",
         more: "Written in bytes, or with a unit: KiB, MiB, GiB, TiB, PiB or Ki, Mi, ... (powers of 1024), kB, MB, GB, \
                TB, PB (powers of 1000).",
-        set: |p, g| parse_size(one(g)?).map(|size| p.min_size = size),
-        show: |p| json!(show_size(p.min_size)),
+        set: |c, g| parse_size(one(g)?).map(|size| c.policy.min_size = size),
+        show: |c| json!(show_size(c.policy.min_size)),
     },
     Key {
         key: "maxSize",
@@ -380,16 +446,20 @@ pub static KEYS: &[Key] = &[
         words: &[],
         help: "Largest size of a disk to take [default: no limit]",
         more: "The word `none` lifts a limit that a weaker source has set.",
-        set: |p, g| {
+        set: |c, g| {
             let text = one(g)?;
-            p.max_size = if text == "none" || text.is_empty() {
+            c.policy.max_size = if text == "none" || text.is_empty() {
                 None
             } else {
                 Some(parse_size(text)?)
             };
             Ok(())
         },
-        show: |p| p.max_size.map_or(Json::Null, |s| json!(show_size(s))),
+        show: |c| {
+            c.policy
+                .max_size
+                .map_or(Json::Null, |s| json!(show_size(s)))
+        },
     },
     Key {
         key: "transports",
@@ -402,15 +472,23 @@ pub static KEYS: &[Key] = &[
         more: "Known are sata, sas, scsi, nvme, nvme-fabrics, usb, virtio, mmc, iscsi, fc, xen, hyper-v, nbd, rbd, \
                drbd, zvol, ublk, loop, ram, zram, md, dm, bcache, optical, floppy, pmem, mtd, firewire, dasd and \
                unknown. Longhorn's own volumes and members of a multipath map are never taken, whatever this says.",
-        set: |p, g| {
+        set: |c, g| {
             let texts = many(g);
             let set = texts
                 .iter()
                 .map(|t| parse_transport(t).map_err(|e| format!("{t:?}: {e}")));
-            p.transports = set.collect::<Result<_, String>>()?;
+            c.policy.transports = set.collect::<Result<_, String>>()?;
             Ok(())
         },
-        show: |p| json!(p.transports.iter().map(|t| t.as_str()).collect::<Vec<_>>()),
+        show: |c| {
+            json!(
+                c.policy
+                    .transports
+                    .iter()
+                    .map(|t| t.as_str())
+                    .collect::<Vec<_>>()
+            )
+        },
     },
     Key {
         key: "removable",
@@ -421,8 +499,8 @@ pub static KEYS: &[Key] = &[
         words: &["true", "false"],
         help: "Take removable disks, too",
         more: "",
-        set: |p, g| parse_switch(one(g)?).map(|on| p.removable = on),
-        show: |p| json!(p.removable),
+        set: |c, g| parse_switch(one(g)?).map(|on| c.policy.removable = on),
+        show: |c| json!(c.policy.removable),
     },
     Key {
         key: "include",
@@ -437,8 +515,8 @@ pub static KEYS: &[Key] = &[
                path also takes what `transports` and `removable` leave out. With single=true, a rule that matches two \
                disks is an error and neither is taken. A glob with a comma, tags and reserved storage can only be \
                written in the file.",
-        set: |p, g| set_rules(g).map(|rules| p.include = rules),
-        show: |p| Json::Array(p.include.iter().map(rule_json).collect()),
+        set: |c, g| set_rules(g).map(|rules| c.policy.include = rules),
+        show: |c| Json::Array(c.policy.include.iter().map(rule_json).collect()),
     },
     Key {
         key: "exclude",
@@ -449,8 +527,8 @@ pub static KEYS: &[Key] = &[
         words: &[],
         help: "Never take disks that this matches; wins over includes",
         more: "Rules are written as for include.",
-        set: |p, g| set_rules(g).map(|rules| p.exclude = rules),
-        show: |p| Json::Array(p.exclude.iter().map(rule_json).collect()),
+        set: |c, g| set_rules(g).map(|rules| c.policy.exclude = rules),
+        show: |c| Json::Array(c.policy.exclude.iter().map(rule_json).collect()),
     },
     Key {
         key: "approvals",
@@ -462,17 +540,18 @@ pub static KEYS: &[Key] = &[
         help: "Overwrite this disk although it is not blank",
         more: "`explain` prints the argument. The hash names what was observed on the disk: once that has changed, the \
                approval is refused.",
-        set: |p, g| {
+        set: |c, g| {
             let texts = many(g);
             let all = texts
                 .iter()
                 .map(|t| approval(t).map_err(|e| format!("{t:?}: {e}")));
-            p.approvals = all.collect::<Result<_, String>>()?;
+            c.policy.approvals = all.collect::<Result<_, String>>()?;
             Ok(())
         },
-        show: |p| {
+        show: |c| {
             json!(
-                p.approvals
+                c.policy
+                    .approvals
                     .iter()
                     .map(|a| format!("{}@{}", a.disk, a.hash))
                     .collect::<Vec<_>>()
@@ -489,8 +568,8 @@ pub static KEYS: &[Key] = &[
         help: "How much is read to prove a disk blank",
         more: "sampled reads 4 MiB at both ends and evenly spread samples between them; full reads every byte, which \
                takes hours on a large disk.",
-        set: |p, g| word(g, &PROOFS).map(|it| p.proof = it),
-        show: |p| name_of(&PROOFS, p.proof),
+        set: |c, g| word(g, &PROOFS).map(|it| c.policy.proof = it),
+        show: |c| name_of(&PROOFS, c.policy.proof),
     },
     Key {
         key: "samples",
@@ -502,8 +581,8 @@ pub static KEYS: &[Key] = &[
         help: "Samples of 4 KiB between the ends of a disk, from 16",
         more: "The longest run of bytes that can stay unseen is the size of the disk divided by this number and one; \
                it is printed with every proof.",
-        set: |p, g| number(g, 16, 10_000_000).map(|n| p.samples = n),
-        show: |p| json!(p.samples),
+        set: |c, g| number(g, 16, 10_000_000).map(|n| c.policy.samples = n),
+        show: |c| json!(c.policy.samples),
     },
     Key {
         key: "readTimeout",
@@ -514,8 +593,8 @@ pub static KEYS: &[Key] = &[
         words: &[],
         help: "Longest time the reads of a disk may stand still",
         more: "Written in seconds, or with a unit: ms, s, m or h.",
-        set: |p, g| parse_time(one(g)?).map(|time| p.read_timeout = time),
-        show: |p| json!(show_time(p.read_timeout)),
+        set: |c, g| parse_time(one(g)?).map(|time| c.policy.read_timeout = time),
+        show: |c| json!(show_time(c.policy.read_timeout)),
     },
     Key {
         key: "mountRoot",
@@ -526,8 +605,8 @@ pub static KEYS: &[Key] = &[
         words: &[],
         help: "Directory below which disks are mounted",
         more: "Filesystems that somebody else made and mounted directly below it are adopted: reported, never changed.",
-        set: |p, g| absolute(one(g)?).map(|path| p.mount_root = path),
-        show: |p| json!(p.mount_root.display().to_string()),
+        set: |c, g| absolute(one(g)?).map(|path| c.policy.mount_root = path),
+        show: |c| json!(c.policy.mount_root.display().to_string()),
     },
     Key {
         key: "layout",
@@ -538,8 +617,8 @@ pub static KEYS: &[Key] = &[
         words: &["gpt", "disk"],
         help: "One GPT partition, or the filesystem on the whole disk",
         more: "",
-        set: |p, g| word(g, &LAYOUTS).map(|it| p.layout = it),
-        show: |p| name_of(&LAYOUTS, p.layout),
+        set: |c, g| word(g, &LAYOUTS).map(|it| c.policy.layout = it),
+        show: |c| name_of(&LAYOUTS, c.policy.layout),
     },
     Key {
         key: "filesystem",
@@ -550,8 +629,8 @@ pub static KEYS: &[Key] = &[
         words: &["ext4", "xfs"],
         help: "Filesystem to make",
         more: "",
-        set: |p, g| word(g, &FILESYSTEMS).map(|it| p.filesystem = it),
-        show: |p| name_of(&FILESYSTEMS, p.filesystem),
+        set: |c, g| word(g, &FILESYSTEMS).map(|it| c.policy.filesystem = it),
+        show: |c| name_of(&FILESYSTEMS, c.policy.filesystem),
     },
     Key {
         key: "mountOptions",
@@ -562,14 +641,14 @@ pub static KEYS: &[Key] = &[
         words: &[],
         help: "Mount option besides noatime,nodev,nosuid,noexec",
         more: "",
-        set: |p, g| {
-            p.mount_options = many(g)
+        set: |c, g| {
+            c.policy.mount_options = many(g)
                 .iter()
                 .map(|t| mount_option(t))
                 .collect::<Result<_, String>>()?;
             Ok(())
         },
-        show: |p| json!(p.mount_options),
+        show: |c| json!(c.policy.mount_options),
     },
     Key {
         key: "persist",
@@ -580,8 +659,8 @@ pub static KEYS: &[Key] = &[
         words: &["none", "fstab", "systemd"],
         help: "How mounts survive a reboot without another run",
         more: "Only our own marked lines of /etc/fstab, or our own units, are ever changed.",
-        set: |p, g| word(g, &PERSISTS).map(|it| p.persist = it),
-        show: |p| name_of(&PERSISTS, p.persist),
+        set: |c, g| word(g, &PERSISTS).map(|it| c.policy.persist = it),
+        show: |c| name_of(&PERSISTS, c.policy.persist),
     },
     Key {
         key: "parallel",
@@ -592,8 +671,8 @@ pub static KEYS: &[Key] = &[
         words: &[],
         help: "Disks prepared at once, 1 to 64",
         more: "",
-        set: |p, g| number(g, 1, 64).map(|n| p.parallel = n),
-        show: |p| json!(p.parallel),
+        set: |c, g| number(g, 1, 64).map(|n| c.policy.parallel = n),
+        show: |c| json!(c.policy.parallel),
     },
     Key {
         key: "allowUnprotectedMountPoint",
@@ -605,8 +684,149 @@ pub static KEYS: &[Key] = &[
         help: "Mount even where the directory cannot be made immutable",
         more: "Without the mount, an unprotected mount point can be filled, and with it the system disk. Some \
                filesystems know no immutable directories.",
-        set: |p, g| parse_switch(one(g)?).map(|on| p.require_immutable = !on),
-        show: |p| json!(!p.require_immutable),
+        set: |c, g| parse_switch(one(g)?).map(|on| c.policy.require_immutable = !on),
+        show: |c| json!(!c.policy.require_immutable),
+    },
+    Key {
+        key: "observeOnly",
+        flag: "observe-only",
+        value: "true|false",
+        group: Group::Agent,
+        shape: Shape::Switch,
+        words: &["true", "false"],
+        help: "Only observe: write neither to disks nor to the cluster",
+        more: "What would be done is shown over HTTP and in the log.",
+        set: |c, g| parse_switch(one(g)?).map(|on| c.observe_only = on),
+        show: |c| json!(c.observe_only),
+    },
+    Key {
+        key: "kubeconfig",
+        flag: "kubeconfig",
+        value: "FILE",
+        group: Group::Agent,
+        shape: Shape::One,
+        words: &[],
+        help: "Kubeconfig file [default: the pod's service account]",
+        more: "Its current context is used. The variable KUBECONFIG does the same and yields to \
+               DISK_DISCOVERY_KUBECONFIG; several files are separated by colons. No default file is read.",
+        set: |c, g| {
+            let text = one(g)?;
+            if text.chars().any(char::is_control) {
+                return Err("must be a path without control characters".to_owned());
+            }
+            c.kubeconfig = (!text.is_empty()).then(|| PathBuf::from(text));
+            Ok(())
+        },
+        show: |c| {
+            let path = c.kubeconfig.as_ref();
+            path.map_or(Json::Null, |path| json!(path.display().to_string()))
+        },
+    },
+    Key {
+        key: "namespace",
+        flag: "namespace",
+        value: "NAME",
+        group: Group::Agent,
+        shape: Shape::One,
+        words: &[],
+        help: "Longhorn's namespace",
+        more: "",
+        set: |c, g| namespace(one(g)?).map(|name| c.namespace = name),
+        show: |c| json!(c.namespace),
+    },
+    Key {
+        key: "diskType",
+        flag: "disk-type",
+        value: "TYPE",
+        group: Group::Agent,
+        shape: Shape::One,
+        words: &["filesystem", "block"],
+        help: "What Longhorn gets; block is refused, with the reason",
+        more: BLOCK,
+        set: |_, g| match word(g, &[("filesystem", true), ("block", false)])? {
+            true => Ok(()),
+            false => Err(BLOCK.to_owned()),
+        },
+        show: |_| json!("filesystem"),
+    },
+    Key {
+        key: "onMissingDisk",
+        flag: "on-missing-disk",
+        value: "ACTION",
+        group: Group::Agent,
+        shape: Shape::One,
+        words: &["report", "disable-scheduling"],
+        help: "What to do in Longhorn about a disk that vanished",
+        more: "report posts an event and shows it; disable-scheduling also turns scheduling off on it, and on again \
+               when it is back. A disk is never removed from Longhorn.",
+        set: |c, g| word(g, &ON_MISSING).map(|off| c.vanished_off = off),
+        show: |c| name_of(&ON_MISSING, c.vanished_off),
+    },
+    Key {
+        key: "listen",
+        flag: "listen",
+        value: "ADDRESS:PORT",
+        group: Group::Agent,
+        shape: Shape::One,
+        words: &[],
+        help: "Where to serve the status page, metrics and probes",
+        more: "",
+        set: |c, g| {
+            let address = one(g)?.parse();
+            c.listen =
+                address.map_err(|_| "must be an address and a port, as [::]:9880".to_owned())?;
+            Ok(())
+        },
+        show: |c| json!(c.listen.to_string()),
+    },
+    Key {
+        key: "resyncPeriod",
+        flag: "resync-period",
+        value: "TIME",
+        group: Group::Agent,
+        shape: Shape::One,
+        words: &[],
+        help: "How often to look at the host when nothing happens",
+        more: "From 10s to 24h. Disks that come and go are seen at once.",
+        set: |c, g| {
+            let time = parse_time_within(one(g)?, Duration::from_secs(10), DAY)?;
+            c.resync = time;
+            Ok(())
+        },
+        show: |c| json!(show_time(c.resync)),
+    },
+    Key {
+        key: "startSpread",
+        flag: "start-spread",
+        value: "TIME",
+        group: Group::Agent,
+        shape: Shape::One,
+        words: &[],
+        help: "Time over which agents that start together spread",
+        more: "From 0s to 1h. Each waits its share of it, by its node's name, before its first request.",
+        set: |c, g| {
+            let time = parse_time_within(one(g)?, Duration::ZERO, Duration::from_secs(3600))?;
+            c.start_spread = time;
+            Ok(())
+        },
+        show: |c| json!(show_time(c.start_spread)),
+    },
+    Key {
+        key: "gracePeriod",
+        flag: "grace-period",
+        value: "TIME",
+        group: Group::Agent,
+        shape: Shape::One,
+        words: &[],
+        help: "Longest time that a stop waits for work on disks",
+        more: "From 0s to 1h; less than the pod's terminationGracePeriodSeconds. What a stop leaves half done, the next \
+               start finishes.",
+        set: |c, g| {
+            let time = parse_time_within(one(g)?, Duration::ZERO, Duration::from_secs(3600))?;
+            c.grace = time;
+            Ok(())
+        },
+        show: |c| json!(show_time(c.grace)),
     },
 ];
 

@@ -29,7 +29,7 @@ fn refused(file: &str) -> String {
 #[test]
 fn without_any_source_the_documented_defaults_hold() {
     let config = with("", &[], &[]).unwrap();
-    assert_eq!(config.policy, Policy::new("worker-1"));
+    assert_eq!(config.settings, agent::Config::new("worker-1"));
     assert!(config.origins.values().all(|o| *o == Origin::Default));
 }
 
@@ -41,7 +41,7 @@ fn flags_win_over_environment_over_overrides_over_the_file() {
         ("DISK_DISCOVERY_SAMPLES", "300"),
     ];
     let config = with(file, &environment, &[("minSize", "4GiB")]).unwrap();
-    let policy = &config.policy;
+    let policy = &config.settings.policy;
     assert_eq!(
         (policy.min_size >> 30, policy.samples, policy.parallel),
         (4, 300, 3)
@@ -64,10 +64,11 @@ fn flags_win_over_environment_over_overrides_over_the_file() {
 #[test]
 fn later_overrides_win_and_those_of_other_nodes_do_not_hold() {
     let file = "nodes:\n  - match: [worker-1, x]\n    parallel: 2\n  - match: worker-?\n    parallel: 3\n  - match: other\n    parallel: 4\n";
-    assert_eq!(with(file, &[], &[]).unwrap().policy.parallel, 3);
+    assert_eq!(with(file, &[], &[]).unwrap().settings.policy.parallel, 3);
     assert_eq!(
         with(file, &[], &[("nodeName", "other")])
             .unwrap()
+            .settings
             .policy
             .parallel,
         4
@@ -134,7 +135,7 @@ fn an_unknown_variable_is_refused_and_those_of_others_are_ignored() {
 #[test]
 fn rules_of_the_file_have_names_tags_and_reserves() {
     let file = "include:\n  - name: fast\n    select: {transport: nvme, serial: 00123}\n    single: true\n    tags: [fast, ssd]\n    storageReserved: 10GiB\n";
-    let policy = with(file, &[], &[]).unwrap().policy;
+    let policy = with(file, &[], &[]).unwrap().settings.policy;
     let rule = &policy.include[0];
     assert_eq!(rule.select.transport, Some(Transport::Nvme));
     assert_eq!(rule.select.serial.as_deref(), Some("00123"));
@@ -157,7 +158,7 @@ fn a_rule_without_conditions_or_with_unknown_ones_is_refused() {
 #[test]
 fn lists_of_a_stronger_source_replace_those_of_a_weaker_one() {
     let config = with("transports: [sata, nvme]\n", &[], &[("transports", "loop")]).unwrap();
-    assert_eq!(config.policy.transports, [Transport::Loop].into());
+    assert_eq!(config.settings.policy.transports, [Transport::Loop].into());
 }
 
 #[test]
@@ -171,7 +172,10 @@ fn approvals_must_look_like_what_explain_prints() {
         &[],
     )
     .unwrap();
-    assert_eq!(config.policy.approvals[0].hash, "0123456789abcdef01234567");
+    assert_eq!(
+        config.settings.policy.approvals[0].hash,
+        "0123456789abcdef01234567"
+    );
     for bad in [
         "sda",
         "x@",
@@ -193,6 +197,7 @@ fn options_that_would_undo_the_safe_ones_are_refused() {
     assert_eq!(
         with("", &[], &[("mountOptions", "discard")])
             .unwrap()
+            .settings
             .policy
             .mount_options,
         ["discard"]
@@ -214,12 +219,77 @@ fn the_printed_settings_are_a_file_that_says_the_same() {
     let first = with(file, &[], &[]).unwrap();
     let printed = first.to_yaml();
     let second = with(&printed, &[], &[]).unwrap_or_else(|e| panic!("{e}\n{printed}"));
-    assert_eq!(first.policy, second.policy, "{printed}");
+    assert_eq!(first.settings, second.settings, "{printed}");
     assert!(
         printed.contains("maxSize: 3TiB # dd.yaml line 2\n"),
         "{printed}"
     );
     assert!(printed.contains("layout: gpt # default\n"), "{printed}");
+}
+
+#[test]
+fn the_agents_settings_are_read_and_refused_when_they_make_no_sense() {
+    let file = "observeOnly: true\nnamespace: storage\nlisten: '[::]:80'\nresyncPeriod: 60\nstartSpread: 0s\n\
+                onMissingDisk: disable-scheduling\ngracePeriod: 50s\nhostProc: /host/proc\nhostEtc: /host/etc\n\
+                kubeconfig: k\ndiskType: filesystem\n";
+    let config = with(file, &[], &[]).unwrap();
+    let settings = &config.settings;
+    assert!(settings.observe_only && settings.vanished_off);
+    assert_eq!(
+        (settings.namespace.as_str(), settings.listen.port()),
+        ("storage", 80)
+    );
+    let seconds = [settings.resync, settings.start_spread, settings.grace].map(|t| t.as_secs());
+    assert_eq!(seconds, [60, 0, 50]);
+    assert_eq!(settings.host.proc, Path::new("/host/proc"));
+    assert_eq!(settings.host.etc, Path::new("/host/etc"));
+    assert_eq!(settings.kubeconfig.as_deref(), Some(Path::new("k")));
+    let again = with(&config.to_yaml(), &[], &[]).unwrap();
+    assert_eq!(again.settings, *settings);
+    for bad in [
+        "listen: 9880",
+        "observeOnly: 1",
+        "namespace: a/b",
+        "namespace: ''",
+        "resyncPeriod: 1",
+        "resyncPeriod: 25h",
+        "onMissingDisk: delete",
+        "diskType: file",
+        "diskType: block",
+        "startSpread: 2h",
+        "gracePeriod: -1",
+        "hostProc: proc",
+        "kubeconfig: [a]",
+    ] {
+        let said = refused(bad);
+        assert!(
+            said.starts_with(&format!("dd.yaml:1: {}", bad.split(':').next().unwrap())),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn kubeconfig_comes_from_the_common_variable_too_and_our_own_wins() {
+    let common = ("KUBECONFIG", "/common");
+    let origin = |environment: &[(&str, &str)], flags: &[(&'static str, &str)]| {
+        let config = with("kubeconfig: /file\n", environment, flags).unwrap();
+        let path = config.settings.kubeconfig.unwrap();
+        format!("{} {}", path.display(), config.origins["kubeconfig"])
+    };
+    assert_eq!(origin(&[common], &[]), "/common environment KUBECONFIG");
+    let own = ("DISK_DISCOVERY_KUBECONFIG", "/own");
+    for both in [[common, own], [own, common]] {
+        assert_eq!(
+            origin(&both, &[]),
+            "/own environment DISK_DISCOVERY_KUBECONFIG"
+        );
+    }
+    assert_eq!(
+        origin(&[own], &[("kubeconfig", "/flag")]),
+        "/flag flag --kubeconfig"
+    );
+    assert_eq!(origin(&[("KUBECONFIG", "")], &[]), "/file dd.yaml line 1");
 }
 
 #[test]

@@ -78,6 +78,18 @@ pub fn show_size(bytes: u64) -> String {
 /// # Errors
 /// Says what is accepted.
 pub fn parse_time(text: &str) -> Result<Duration, String> {
+    parse_time_within(
+        text,
+        Duration::from_millis(1),
+        Duration::from_secs(24 * 3600),
+    )
+}
+
+/// Reads a time between two others.
+///
+/// # Errors
+/// Says what is accepted.
+pub fn parse_time_within(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
     let split = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
@@ -90,21 +102,25 @@ pub fn parse_time(text: &str) -> Result<Duration, String> {
         _ => return Err(format!("accepted are {TIME}")),
     };
     let number: u64 = number.parse().map_err(|_| format!("accepted are {TIME}"))?;
-    let total = number
-        .checked_mul(millis)
-        .filter(|t| (1..=86_400_000).contains(t));
-    total
-        .map(Duration::from_millis)
-        .ok_or_else(|| "must lie between 1ms and 24h".to_owned())
+    let total = number.checked_mul(millis).map(Duration::from_millis);
+    total.filter(|t| (least..=most).contains(t)).ok_or_else(|| {
+        format!(
+            "must lie between {} and {}",
+            show_time(least),
+            show_time(most)
+        )
+    })
 }
 
 /// Writes a time so that [`parse_time`] reads the same.
 #[must_use]
 pub fn show_time(time: Duration) -> String {
-    if time.subsec_millis() == 0 {
-        format!("{}s", time.as_secs())
-    } else {
-        format!("{}ms", time.as_millis())
+    let seconds = time.as_secs();
+    match () {
+        () if time.subsec_millis() != 0 => format!("{}ms", time.as_millis()),
+        () if seconds != 0 && seconds.is_multiple_of(3600) => format!("{}h", seconds / 3600),
+        () if seconds != 0 && seconds.is_multiple_of(60) => format!("{}m", seconds / 60),
+        () => format!("{seconds}s"),
     }
 }
 
@@ -292,7 +308,7 @@ mod tests {
         ] {
             assert_eq!(parse_size(&show_size(bytes)), Ok(bytes));
         }
-        for millis in [1, 999, 1000, 1500, 60_000, 86_400_000] {
+        for millis in [1, 999, 1000, 1500, 60_000, 61_000, 86_400_000] {
             let time = Duration::from_millis(millis);
             assert_eq!(parse_time(&show_time(time)), Ok(time));
         }
