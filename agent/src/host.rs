@@ -24,14 +24,14 @@ use crate::longhorn::{DiskConfig, HostDisk, Presence};
 use crate::view::{DiskView, Notice};
 
 /// What a pass is asked to do.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Request {
+    /// What is wanted, with the cluster's identity.
+    pub policy: Policy,
     /// Consents that were spent for this pass.
     pub approvals: Vec<Approval>,
     /// Whether to carry the plan out. Without, nothing is written.
     pub act: bool,
-    /// Identity of the cluster.
-    pub cluster: Option<Uuid>,
     /// Whether to look at everything anew, remembering nothing.
     pub forget: bool,
 }
@@ -64,7 +64,6 @@ pub trait Host: Send + 'static {
 pub struct RealHost {
     observer: Observer,
     root: HostRoot,
-    policy: Policy,
     rests: Rests,
 }
 
@@ -169,13 +168,12 @@ impl Progress for Log {
 }
 
 impl RealHost {
-    /// The host below `root`, judged by `policy`.
+    /// The host below `root`.
     #[must_use]
-    pub fn new(root: HostRoot, policy: Policy) -> Self {
+    pub fn new(root: HostRoot) -> Self {
         Self {
             observer: Observer::new(root.clone()),
             root,
-            policy,
             rests: Rests::default(),
         }
     }
@@ -187,8 +185,7 @@ impl Host for RealHost {
             self.observer.forget();
             self.rests = Rests::default();
         }
-        let mut policy = self.policy.clone();
-        policy.cluster = request.cluster.or(policy.cluster);
+        let mut policy = request.policy.clone();
         policy.approvals.extend(request.approvals.iter().cloned());
         let mut survey = pipeline::survey(&mut self.observer, &policy, &Log);
         let refused = survey.plan.refused.clone();

@@ -22,8 +22,6 @@ pub struct Board {
     state: Mutex<BoardState>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// The loop turns at least this often when nothing happens.
-    idle: Duration,
 }
 
 #[derive(Debug)]
@@ -32,6 +30,8 @@ struct BoardState {
     not_ready: Vec<String>,
     turned: Instant,
     passing: Option<Instant>,
+    /// The loop turns at least this often when nothing happens.
+    idle: Duration,
 }
 
 /// The longest that a pass may take before the agent counts as hung: beyond the limit of any mkfs.
@@ -47,9 +47,9 @@ impl Board {
                 not_ready: vec!["the first pass over the host is not done".to_owned()],
                 turned: Instant::now(),
                 passing: None,
+                idle,
             }),
             metrics,
-            idle,
         }
     }
 
@@ -68,6 +68,11 @@ impl Board {
                 None
             };
         });
+    }
+
+    /// From now on the loop turns at least every `idle`.
+    pub fn turns_every(&self, idle: Duration) {
+        self.with(|s| s.idle = idle);
     }
 
     /// Shows a view, with what keeps the agent from being ready.
@@ -95,8 +100,9 @@ impl Board {
     /// Why the agent counts as hung, if it does.
     #[must_use]
     pub fn hung(&self) -> Option<String> {
-        let (turned, passing) = self.with(|s| (s.turned.elapsed(), s.passing.map(|p| p.elapsed())));
-        let limit = self.idle * 3 + Duration::from_secs(120);
+        let (turned, passing, idle) =
+            self.with(|s| (s.turned.elapsed(), s.passing.map(|p| p.elapsed()), s.idle));
+        let limit = idle * 3 + Duration::from_secs(120);
         if turned > limit {
             return Some(format!(
                 "the loop has not turned for {} s",

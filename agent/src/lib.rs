@@ -40,7 +40,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::api::{Api, Object, Seen, follow};
-use crate::host::RealHost;
+use crate::host::{Host, RealHost};
 use crate::http::Board;
 use crate::metrics::Metrics;
 use crate::reconcile::{Agent, Settings, Wake, Wakes, spread};
@@ -125,18 +125,51 @@ impl AgentError {
     }
 }
 
+impl Config {
+    /// The part that SIGHUP can change in a running agent.
+    fn settings(&self) -> Settings {
+        Settings {
+            observe_only: self.observe_only,
+            resync: self.resync.max(Duration::from_secs(10)),
+            vanished_off: self.vanished_off,
+            policy: self.policy.clone(),
+            without_cluster: false,
+            grace: self.grace,
+        }
+    }
+
+    /// The settings of `new` that need a restart, by name, where they differ.
+    fn fixed<'a>(&self, new: &Self) -> Vec<&'a str> {
+        let differ = [
+            ("nodeName", self.policy.node != new.policy.node),
+            ("namespace", self.namespace != new.namespace),
+            ("kubeconfig", self.kubeconfig != new.kubeconfig),
+            ("listen", self.listen != new.listen),
+            ("observeOnly", self.observe_only != new.observe_only),
+            ("hostProc or hostEtc", self.host != new.host),
+        ];
+        differ
+            .into_iter()
+            .filter_map(|(name, it)| it.then_some(name))
+            .collect()
+    }
+}
+
+/// Reads the settings again, for SIGHUP.
+pub type Reread = Box<dyn Fn() -> Result<Config, String> + Send + Sync>;
+
 /// Runs the agent until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// See [`AgentError`]. Whatever may pass by itself is retried and never ends the agent.
-pub fn run(config: Config) -> Result<(), AgentError> {
+pub fn run(config: Config, reread: Reread) -> Result<(), AgentError> {
     check(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
         .build()
         .map_err(AgentError::io("runtime: cannot start"))?;
-    let result = runtime.block_on(serve(config));
+    let result = runtime.block_on(serve(config, reread));
     // A pass that outlasts the grace period ends with the process; the next run finishes it.
     runtime.shutdown_background();
     result
@@ -156,7 +189,7 @@ fn check(config: &Config) -> Result<(), AgentError> {
     Ok(())
 }
 
-async fn serve(config: Config) -> Result<(), AgentError> {
+async fn serve(config: Config, reread: Reread) -> Result<(), AgentError> {
     let (stopper, stop) = watch::channel(false);
     let stopped = move || {
         let mut stop = stop.clone();
@@ -169,9 +202,9 @@ async fn serve(config: Config) -> Result<(), AgentError> {
     };
     watch_signals(stopper)?;
 
-    let resync = config.resync.max(Duration::from_secs(10));
+    let settings = config.settings();
     let metrics = Arc::new(Metrics::new());
-    let board = Arc::new(Board::new(Arc::clone(&metrics), resync));
+    let board = Arc::new(Board::new(Arc::clone(&metrics), settings.resync));
     let listener = tokio::net::TcpListener::bind(config.listen)
         .await
         .map_err(AgentError::io(format!(
@@ -209,53 +242,63 @@ async fn serve(config: Config) -> Result<(), AgentError> {
         &config.namespace,
         Arc::clone(&metrics),
     );
-    let (node_seen, node) = watch::channel(Seen::Unknown);
-    let (longhorn_seen, longhorn) = watch::channel(Seen::Unknown);
     let delay = config.start_spread.mul_f64(spread(&config.policy.node));
-    let followers = [
-        tokio::spawn({
-            let api = api.clone();
-            async move {
-                tokio::time::sleep(delay).await;
-                follow(
-                    &api,
-                    Object::Node,
-                    |value| api::decode_node(&value),
-                    &node_seen,
-                )
-                .await;
-            }
-        }),
-        tokio::spawn({
-            let api = api.clone();
-            async move {
-                tokio::time::sleep(delay).await;
-                follow(&api, Object::Longhorn, api::decode_longhorn, &longhorn_seen).await;
-            }
-        }),
-    ];
     let wakes = Arc::new(Wakes::default());
     let wakers = [
         tokio::spawn(watch_uevents(Arc::clone(&wakes), Arc::clone(&metrics))),
-        tokio::spawn(watch_hangup(Arc::clone(&wakes))),
+        tokio::spawn(watch_hangup(
+            Arc::clone(&wakes),
+            config.clone(),
+            Arc::new(reread),
+        )),
     ];
-    let settings = Settings {
-        node: config.policy.node.clone(),
-        observe_only: config.observe_only,
-        resync,
-        vanished_off: config.vanished_off,
-        cluster: config.policy.cluster,
-        without_cluster: false,
-        grace: config.grace,
-    };
-    let host = RealHost::new(config.host, config.policy);
-    let agent = Agent::new(settings, Arc::new(api), host, board, wakes, node, longhorn);
-    let result = agent.run(stopped()).await.map_err(AgentError::Loop);
-    for task in followers.iter().chain(&wakers) {
+    let host = RealHost::new(config.host);
+    let result = work(settings, api, host, board, wakes, delay, stopped()).await;
+    for task in &wakers {
         task.abort();
     }
     server.abort();
     tracing::info!("stopped");
+    result.map_err(AgentError::Loop)
+}
+
+/// The agent between a client and a host, until `stop` ends; its first request comes after `delay`. What belongs to a
+/// process (signals, the lock, HTTP, uevents) is [`run`]'s.
+///
+/// # Errors
+/// As for [`Agent::run`].
+pub async fn work<H: Host>(
+    settings: Settings,
+    api: Api,
+    host: H,
+    board: Arc<Board>,
+    wakes: Arc<Wakes>,
+    delay: Duration,
+    stop: impl Future<Output = ()>,
+) -> Result<(), String> {
+    let mut stop = std::pin::pin!(stop);
+    tokio::select! {
+        () = &mut stop => return Ok(()),
+        () = tokio::time::sleep(delay) => {}
+    }
+    let (node_seen, node) = watch::channel(Seen::Unknown);
+    let (longhorn_seen, longhorn) = watch::channel(Seen::Unknown);
+    let followers = [
+        tokio::spawn({
+            let api = api.clone();
+            let decode = |value| api::decode_node(&value);
+            async move { follow(&api, Object::Node, decode, &node_seen).await }
+        }),
+        tokio::spawn({
+            let api = api.clone();
+            async move { follow(&api, Object::Longhorn, api::decode_longhorn, &longhorn_seen).await }
+        }),
+    ];
+    let agent = Agent::new(settings, Arc::new(api), host, board, wakes, node, longhorn);
+    let result = agent.run(stop).await;
+    for follower in followers {
+        follower.abort();
+    }
     result
 }
 
@@ -275,16 +318,39 @@ fn watch_signals(stopper: watch::Sender<bool>) -> Result<(), AgentError> {
     Ok(())
 }
 
-async fn watch_hangup(wakes: Arc<Wakes>) {
+/// On SIGHUP: the settings as they are now, and a look at everything. What cannot change in a running agent is said.
+async fn watch_hangup(wakes: Arc<Wakes>, config: Config, reread: Arc<Reread>) {
     match signal(SignalKind::hangup()) {
         Ok(mut hangup) => {
             while hangup.recv().await.is_some() {
-                tracing::info!("SIGHUP: looking at everything anew");
-                wakes.wake(Wake::Hangup);
+                tracing::info!("SIGHUP: reading the settings again and looking at everything anew");
+                let reread = Arc::clone(&reread);
+                let read = tokio::task::spawn_blocking(move || reread()).await;
+                let read = read.unwrap_or_else(|error| Err(error.to_string()));
+                let accepted = read.and_then(|new| accept(&config, &new));
+                if let Err(why) = &accepted {
+                    tracing::warn!(
+                        why,
+                        "the settings cannot be read again; those before stay in force"
+                    );
+                }
+                wakes.hangup(accepted);
             }
         }
         Err(error) => tracing::warn!(%error, "cannot listen for SIGHUP"),
     }
+}
+
+/// New settings for a running agent.
+fn accept(config: &Config, new: &Config) -> Result<Settings, String> {
+    let fixed = config.fixed(new);
+    if fixed.is_empty() {
+        return Ok(new.settings());
+    }
+    Err(format!(
+        "{} cannot change in a running agent; start it anew",
+        fixed.join(", ")
+    ))
 }
 
 /// Wakes the loop on uevents. A socket that fails is opened again; meanwhile the slow timer looks.
@@ -370,6 +436,23 @@ fn open_lock(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_running_agent_cannot_change_is_named_and_the_rest_is_taken() {
+        let config = Config::new("k3s1");
+        let mut new = config.clone();
+        new.policy.min_size = 7;
+        new.vanished_off = true;
+        let settings = accept(&config, &new).unwrap();
+        assert!(settings.vanished_off && settings.policy.min_size == 7);
+        new.namespace = "storage".to_owned();
+        new.listen.set_port(1);
+        let why = accept(&config, &new).unwrap_err();
+        assert!(
+            why.contains("namespace, listen") && !why.contains("nodeName"),
+            "{why}"
+        );
+    }
 
     #[test]
     fn a_node_name_that_could_leave_its_path_is_refused() {

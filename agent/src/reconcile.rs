@@ -6,12 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
-use storage_core::model::Approval;
+use storage_core::model::{Approval, Policy};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -28,16 +28,14 @@ use crate::view::{DiskView, NodeView, Notice, SCHEMA, Standing, standings, trans
 /// What the loop does and does not do.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Name of our Node.
-    pub node: String,
     /// Observe and show only: nothing is written to host or cluster.
     pub observe_only: bool,
     /// The host is looked at this often when nothing happens (spread by a tenth, by the node's name).
     pub resync: Duration,
     /// Whether scheduling is turned off on a disk that vanished.
     pub vanished_off: bool,
-    /// Identity of the cluster, when it is known already.
-    pub cluster: Option<Uuid>,
+    /// What is wanted, and the name of our Node.
+    pub policy: Policy,
     /// Whether disks may be worked upon before the cluster's identity is known (it is part of each disk's record).
     pub without_cluster: bool,
     /// The longest that a stop waits for a pass at work; what it leaves half done, the next run finishes.
@@ -49,6 +47,7 @@ pub struct Settings {
 pub struct Wakes {
     reasons: AtomicU8,
     notify: Notify,
+    reread: Mutex<Option<Result<Settings, String>>>,
 }
 
 /// A reason to look at the host.
@@ -57,7 +56,7 @@ pub struct Wakes {
 pub enum Wake {
     /// Kernel uevents.
     Uevent = 1,
-    /// SIGHUP: everything is forgotten and looked at anew.
+    /// SIGHUP: the settings are read again, everything is forgotten and looked at anew.
     Hangup = 2,
     /// The slow timer.
     Timer = 4,
@@ -96,6 +95,19 @@ impl Wakes {
     pub fn wake(&self, reason: Wake) {
         self.reasons.fetch_or(reason as u8, Ordering::AcqRel);
         self.notify.notify_one();
+    }
+
+    /// SIGHUP: the settings were read again, or could not be.
+    pub fn hangup(&self, reread: Result<Settings, String>) {
+        *self.reread.lock().unwrap_or_else(PoisonError::into_inner) = Some(reread);
+        self.wake(Wake::Hangup);
+    }
+
+    fn reread(&self) -> Option<Result<Settings, String>> {
+        self.reread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     fn take(&self) -> Vec<Wake> {
@@ -149,6 +161,8 @@ impl Action {
 #[derive(Debug)]
 struct Rest {
     until: Instant,
+    /// What kind of trouble it is; another begins to count anew.
+    kind: &'static str,
     failures: u32,
     why: String,
 }
@@ -163,6 +177,10 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_sec
 /// The agent of one node.
 pub struct Agent<C, H> {
     settings: Settings,
+    /// Why the settings could not be read again, if so: those before stay in force.
+    stale_settings: Option<String>,
+    /// Identity of the cluster, once it is known.
+    uid: Option<Uuid>,
     cluster: Arc<C>,
     host: Option<H>,
     board: Arc<Board>,
@@ -212,6 +230,8 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         longhorn: watch::Receiver<Seen<LonghornNode>>,
     ) -> Self {
         Self {
+            stale_settings: None,
+            uid: settings.policy.cluster,
             settings,
             cluster,
             host: Some(host),
@@ -242,11 +262,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
     /// When a pass died: the host's state in memory is lost, so the process must start anew.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), String> {
         let mut stop = std::pin::pin!(stop);
-        let period = self
-            .settings
-            .resync
-            .mul_f64(0.9 + 0.2 * spread(&self.settings.node));
-        let mut timer = Instant::now() + period;
+        let mut timer = Instant::now() + self.period();
         let mut running: Option<Running<H>> = None;
         let mut cause = "start";
         self.wakes.wake(Wake::Start);
@@ -255,10 +271,21 @@ impl<C: Cluster, H: Host> Agent<C, H> {
                 let wakes = self.wakes.take();
                 cause = wakes.first().map_or("start", |w| w.word());
                 tracing::debug!(cause, "a pass begins");
-                running = self.begin(&wakes).await;
+                // A server that does not answer must not keep the agent from stopping.
+                running = tokio::select! {
+                    biased;
+                    () = &mut stop => break,
+                    running = self.begin(&wakes) => running,
+                };
+                // A shorter period holds from now on.
+                timer = timer.min(Instant::now() + self.period());
             }
             self.board.turn(running.is_some());
-            let due = self.publish().await;
+            let due = tokio::select! {
+                biased;
+                () = &mut stop => break,
+                due = self.publish() => due,
+            };
             // A wake that comes while a pass is at work waits for its end.
             let wake = running.is_none();
             let retry = [due, self.retry_pass_at.filter(|_| wake)]
@@ -285,7 +312,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
                 () = sleep_until(next) => {
                     let now = Instant::now();
                     if now >= timer {
-                        timer = now + period;
+                        timer = now + self.period();
                         self.wakes.wake(Wake::Timer);
                     }
                     if wake && self.retry_pass_at.is_some_and(|at| now >= at) {
@@ -307,11 +334,40 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         Ok(())
     }
 
+    fn node_name(&self) -> &str {
+        &self.settings.policy.node
+    }
+
+    fn period(&self) -> Duration {
+        let share = 0.9 + 0.2 * spread(self.node_name());
+        self.settings.resync.mul_f64(share)
+    }
+
     async fn begin(&mut self, wakes: &[Wake]) -> Option<Running<H>> {
+        match self.wakes.reread() {
+            Some(Ok(settings)) => {
+                if settings.policy.cluster.is_some() {
+                    self.uid = settings.policy.cluster;
+                }
+                self.board.turns_every(settings.resync);
+                self.settings = settings;
+                self.stale_settings = None;
+            }
+            Some(Err(why)) => self.stale_settings = Some(why),
+            None => {}
+        }
+        if wakes.contains(&Wake::Hangup) {
+            // Whoever sends it has repaired something and does not want to wait.
+            self.rests.clear();
+        }
         let cluster = self.cluster_uid().await;
         let known = cluster.is_some() || self.settings.without_cluster;
         let act = !self.settings.observe_only && known;
         let request = Request {
+            policy: Policy {
+                cluster,
+                ..self.settings.policy.clone()
+            },
             // They wait for a pass that may act.
             approvals: if act {
                 std::mem::take(&mut self.approvals)
@@ -319,7 +375,6 @@ impl<C: Cluster, H: Host> Agent<C, H> {
                 Vec::new()
             },
             act,
-            cluster,
             forget: wakes.contains(&Wake::Hangup),
         };
         let mut host = self.host.take()?;
@@ -357,18 +412,18 @@ impl<C: Cluster, H: Host> Agent<C, H> {
     }
 
     async fn cluster_uid(&mut self) -> Option<Uuid> {
-        if self.settings.cluster.is_none() && self.may(Action::ClusterUid) {
+        if self.uid.is_none() && self.may(Action::ClusterUid) {
             match self.cluster.cluster_uid().await.and_then(|uid| {
                 Uuid::parse_str(&uid).map_err(|e| Trouble::Undecodable(format!("UID {uid:?}: {e}")))
             }) {
                 Ok(uid) => {
-                    self.settings.cluster = Some(uid);
+                    self.uid = Some(uid);
                     self.well(Action::ClusterUid);
                 }
                 Err(trouble) => self.wrong(Action::ClusterUid, &trouble),
             }
         }
-        self.settings.cluster
+        self.uid
     }
 
     fn may(&self, action: Action) -> bool {
@@ -382,11 +437,9 @@ impl<C: Cluster, H: Host> Agent<C, H> {
     }
 
     fn wrong(&mut self, action: Action, trouble: &Trouble) {
-        let failures = self
-            .rests
-            .get(&action)
-            .map_or(0, |r| r.failures)
-            .saturating_add(1);
+        let kind = trouble.label();
+        let before = self.rests.get(&action).filter(|rest| rest.kind == kind);
+        let failures = before.map_or(0, |rest| rest.failures).saturating_add(1);
         let pause = trouble.rest(failures).mul_f64(0.75 + draw() / 2.0);
         tracing::warn!(action = action.words(), %trouble, failures, ?pause, "failed; will be tried again");
         let why = format!("{}: {trouble}", action.words());
@@ -394,6 +447,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             action,
             Rest {
                 until: Instant::now() + pause,
+                kind,
                 failures,
                 why,
             },
@@ -586,6 +640,11 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             }
         }
         let mut problems = findings.problems.clone();
+        if let Some(why) = &self.stale_settings {
+            problems.push(format!(
+                "the settings cannot be read again, those before stay in force: {why}"
+            ));
+        }
         if let Some(SeedAction::Leave { same: false, .. }) = seed {
             let words = seed.map(SeedAction::words).unwrap_or_default();
             problems.push(format!("annotation {} was {words}", names::SEED));
@@ -611,7 +670,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         NodeView {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
-            node: self.settings.node.clone(),
+            node: self.node_name().to_owned(),
             observe_only: self.settings.observe_only,
             problems,
             troubles: Vec::new(),
@@ -769,6 +828,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             // The rest in a moment, as if it had been refused.
             let rest = Rest {
                 until: Instant::now() + Duration::from_secs(1),
+                kind: "",
                 failures: 0,
                 why: format!("{} more events are to be posted", late.len()),
             };
@@ -792,13 +852,13 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             Seen::Unknown => reasons.push("the node was not read yet".to_owned()),
             Seen::Lost(why) => reasons.push(format!("the node cannot be read: {why}")),
             Seen::NoResource | Seen::Absent => {
-                reasons.push(format!("there is no node {}", self.settings.node));
+                reasons.push(format!("there is no node {}", self.node_name()));
             }
         }
         if let Seen::Lost(why) = longhorn {
             reasons.push(format!("the Longhorn node cannot be read: {why}"));
         }
-        if self.settings.cluster.is_none() && !self.settings.without_cluster {
+        if self.uid.is_none() && !self.settings.without_cluster {
             reasons
                 .push("the cluster's identity is not known, so no disk is worked upon".to_owned());
         }

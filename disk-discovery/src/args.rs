@@ -45,7 +45,7 @@ Exit status:
   2  --dry-run --exit-code: something is to be done
 
 Signals to the node agent:
-  SIGHUP: look at everything anew. SIGTERM, SIGINT: stop, after --grace-period
+  SIGHUP: read the file of --config again and look at everything anew. SIGTERM, SIGINT: stop, after --grace-period
   at the latest.
 
 Examples:
@@ -93,7 +93,7 @@ pub enum LogLevel {
 }
 
 /// Arguments.
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(
     name = "disk-discovery",
     version = crate::VERSION,
@@ -174,7 +174,7 @@ pub struct Cli {
 }
 
 /// The forms that are not flags.
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum Form {
     /// Tell every check on one device, and what could be changed
     Explain {

@@ -143,7 +143,12 @@ const MANUAL: [(&str, &[(&str, &str)]); 5] = [
                 "The node agent stops; work on disks may go on for --grace-period, and what it leaves half done the \
                  next start finishes.",
             ),
-            ("SIGHUP", "The node agent looks at everything anew."),
+            (
+                "SIGHUP",
+                "The node agent reads the file of --config again and looks at everything anew. A file with a mistake is \
+                 refused as a whole and said; so are nodeName, namespace, kubeconfig, listen, observeOnly, hostProc and \
+                 hostEtc, which need a new start.",
+            ),
         ],
     ),
     (

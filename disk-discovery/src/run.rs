@@ -131,12 +131,12 @@ fn run(cli: &Cli) -> Result<u8, Failure> {
         Some(Form::Dump { dir, anonymize }) => dump(host, policy, dir, *anonymize),
         _ if cli.once => once(cli, host, policy),
         _ if cli.dry_run => dry_run(cli, host, policy),
-        _ => run_agent(config),
+        _ => run_agent(cli, config),
     }
 }
 
 /// Runs the node agent until it is told to stop.
-fn run_agent(config: Config) -> Result<u8, Failure> {
+fn run_agent(cli: &Cli, config: Config) -> Result<u8, Failure> {
     let refuse =
         |cause: &str, remedy: &str| Err(Failure::new("node agent", "start", cause, remedy));
     if config.settings.host.dump {
@@ -166,7 +166,12 @@ fn run_agent(config: Config) -> Result<u8, Failure> {
             "run it as root, in a container privileged; or give --observe-only",
         );
     }
-    agent::run(config.settings).map_err(Failure::worded)?;
+    let again = cli.clone();
+    let reread = move || {
+        let read = configure(&again, None).map(|config| config.settings);
+        read.map_err(|failure| failure.to_string())
+    };
+    agent::run(config.settings, Box::new(reread)).map_err(Failure::worded)?;
     Ok(DONE)
 }
 

@@ -8,14 +8,16 @@
 )]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use storage_core::report::NodeReport;
 use tempfile::TempDir;
 
@@ -464,51 +466,117 @@ fn get(address: &str, path: &str) -> Option<String> {
     Some(text)
 }
 
+/// A kubeconfig of a server that accepts connections and never answers: the agent runs all the same, and says so.
+fn silent_server(dir: &Path) -> (TcpListener, PathBuf) {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    server.set_nonblocking(true).unwrap();
+    let address = server.local_addr().unwrap();
+    let kubeconfig = dir.join("kubeconfig");
+    fs::write(
+        &kubeconfig,
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+             contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: 'http://{address}'}}}}]\n\
+             users: [{{name: u, user: {{}}}}]\n"
+        ),
+    )
+    .unwrap();
+    (server, kubeconfig)
+}
+
+/// Whether somebody asks the server within so many tenths of a second.
+fn is_asked(server: &TcpListener, tenths: u32) -> bool {
+    (0..tenths).any(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        server.accept().is_ok()
+    })
+}
+
+/// A running agent that logs in JSON, and where it serves HTTP.
+struct Agent {
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+    address: String,
+}
+
+impl Agent {
+    fn start(command: &mut Command, kubeconfig: &Path) -> Self {
+        let mut child = command
+            .args([
+                "--observe-only",
+                "--listen=127.0.0.1:0",
+                "--log-format=json",
+            ])
+            .arg("--node-name=worker-1")
+            .env("KUBECONFIG", kubeconfig)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = log
+            .by_ref()
+            .map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap())
+            .find(|line| line["message"] == "serving HTTP")
+            .and_then(|line| line["listen"].as_str().map(str::to_owned));
+        Self {
+            child,
+            log,
+            address: address.expect("it says where it serves, in JSON"),
+        }
+    }
+
+    fn send(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    /// Stops it; an API server that does not answer must not keep it.
+    fn stop(mut self) {
+        let began = Instant::now();
+        self.send(Signal::SIGTERM);
+        let rest: Vec<String> = self.log.map(Result::unwrap).collect();
+        assert_eq!(self.child.wait().unwrap().code(), Some(0), "{rest:?}");
+        assert!(began.elapsed() < Duration::from_secs(9), "{rest:?}");
+    }
+}
+
+#[test]
+fn agents_that_start_together_wait_their_share_before_they_ask() {
+    let dir = TempDir::new().unwrap();
+    let (server, kubeconfig) = silent_server(dir.path());
+    let agent = Agent::start(&mut command(&["--start-spread=1h"]), &kubeconfig);
+    assert!(!is_asked(&server, 15));
+    agent.stop();
+}
+
 #[test]
 fn without_flags_it_is_the_node_agent_until_it_is_told_to_stop() {
     let dir = TempDir::new().unwrap();
-    // Nothing answers there: the agent runs all the same, and says so.
-    let kubeconfig = dir.path().join("kubeconfig");
-    fs::write(
-        &kubeconfig,
-        "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
-         contexts: [{name: c, context: {cluster: c, user: u}}]\n\
-         clusters: [{name: c, cluster: {server: 'http://127.0.0.1:9'}}]\nusers: [{name: u, user: {}}]\n",
-    )
-    .unwrap();
-    let mut command = command(&[
-        "--observe-only",
-        "--listen=127.0.0.1:0",
-        "--log-format=json",
-        "--node-name=worker-1",
-        "--start-spread=0",
-    ]);
-    command.env("KUBECONFIG", &kubeconfig);
-    let mut agent = command
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut log = BufReader::new(agent.stderr.take().unwrap()).lines();
-    let address = log
-        .by_ref()
-        .map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap())
-        .find(|line| line["message"] == "serving HTTP")
-        .and_then(|line| line["listen"].as_str().map(str::to_owned))
-        .expect("it says where it serves, in JSON");
+    let (server, kubeconfig) = silent_server(dir.path());
+    let file = dir.path().join("config.yaml");
+    fs::write(&file, "minSize: 1GiB\n").unwrap();
+    let mut command = command(&["--start-spread=0"]);
+    let mut agent = Agent::start(command.arg("--config").arg(&file), &kubeconfig);
+    let address = agent.address.clone();
     assert!(get(&address, "/livez").unwrap().starts_with("HTTP/1.1 200"));
     let page = get(&address, "/status.json").unwrap();
     assert!(page.contains("\"node\":\"worker-1\""), "{page}");
     assert!(page.contains("\"observeOnly\":true"), "{page}");
+    assert!(is_asked(&server, 100), "it asks the API server");
     let ready = get(&address, "/readyz").unwrap();
     assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(i32::try_from(agent.id()).unwrap()),
-        nix::sys::signal::Signal::SIGTERM,
-    )
-    .unwrap();
-    let rest: Vec<String> = log.map(Result::unwrap).collect();
-    assert_eq!(agent.wait().unwrap().code(), Some(0), "{rest:?}");
+    fs::write(&file, "minsize: 2GiB\n").unwrap();
+    agent.send(Signal::SIGHUP);
+    let mistake = agent
+        .log
+        .by_ref()
+        .map(Result::unwrap)
+        .find(|line| line.contains("cannot be read again"));
+    let mistake = mistake.expect("a mistake in the file is said");
+    assert!(mistake.contains("did you mean minSize?"), "{mistake}");
+    agent.stop();
 }
 
 #[test]

@@ -20,6 +20,8 @@ enum Answer {
     Breaks,
     /// A watch: these lines, then it stays open.
     Stays(String),
+    /// A watch: these lines, and after so long it ends in good order.
+    Ends(String, Duration),
 }
 
 #[derive(Default)]
@@ -48,11 +50,9 @@ async fn handle(State(script): State<Arc<Script>>, request: axum::extract::Reque
         String::from_utf8_lossy(&body)
     ));
     let answer = script.answers.lock().unwrap().pop_front();
-    let stream = |first: String, rest: Result<Bytes, std::io::Error>, hang: bool| {
+    let stream = |first: String, rest: Result<Bytes, std::io::Error>, after: Duration| {
         let tail = futures::stream::once(async move {
-            if hang {
-                std::future::pending::<()>().await;
-            }
+            tokio::time::sleep(after).await;
             rest
         });
         let head = futures::stream::once(async move { Ok(Bytes::from(first)) });
@@ -70,9 +70,12 @@ async fn handle(State(script): State<Arc<Script>>, request: axum::extract::Reque
         Some(Answer::Breaks) => Response::new(stream(
             "{".into(),
             Err(std::io::Error::other("broken")),
-            false,
+            Duration::ZERO,
         )),
-        Some(Answer::Stays(lines)) => Response::new(stream(lines, Ok(Bytes::new()), true)),
+        Some(Answer::Stays(lines)) => {
+            Response::new(stream(lines, Ok(Bytes::new()), Duration::from_secs(3600)))
+        }
+        Some(Answer::Ends(lines, after)) => Response::new(stream(lines, Ok(Bytes::new()), after)),
     }
 }
 
@@ -379,6 +382,46 @@ async fn a_watch_that_expires_is_begun_anew_from_a_fresh_read() {
         !seen.iter().any(|s| s.contains("/nodes? ")),
         "never a list of all nodes"
     );
+}
+
+#[tokio::test]
+async fn a_watch_that_the_server_ends_goes_on_from_where_it_was_without_another_read() {
+    let bookmark = json!({"type": "BOOKMARK", "object":
+        {"kind": "Node", "apiVersion": "v1", "metadata": {"resourceVersion": "9"}}});
+    let modified = json!({"type": "MODIFIED", "object": node("12")});
+    let lived = super::watch::HEALTHY + Duration::from_millis(300);
+    let (api, script) = bed(vec![
+        is(200, &node("7")),
+        Answer::Ends(bookmark.to_string() + "\n", lived),
+        Answer::Stays(modified.to_string() + "\n"),
+    ])
+    .await;
+    let (sender, mut seen) = watch::channel(Seen::Unknown);
+    let follower =
+        tokio::spawn(async move { follow(&api, Object::Node, |v| decode_node(&v), &sender).await });
+    until(&mut seen, at("12")).await;
+    follower.abort();
+    let asked = script.seen.lock().unwrap().clone();
+    assert_eq!(asked.len(), 3, "{asked:?}");
+    assert!(asked[2].contains("resourceVersion=9"), "{}", asked[2]);
+}
+
+#[tokio::test]
+async fn a_server_that_lets_no_watch_live_is_not_asked_in_a_hot_loop() {
+    let round = || {
+        [
+            is(200, &node("7")),
+            Answer::Ends(String::new(), Duration::ZERO),
+        ]
+    };
+    let (api, script) = bed((0..500).flat_map(|_| round()).collect()).await;
+    let (sender, _seen) = watch::channel(Seen::Unknown);
+    let follower =
+        tokio::spawn(async move { follow(&api, Object::Node, |v| decode_node(&v), &sender).await });
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    follower.abort();
+    let asked = script.seen.lock().unwrap().len();
+    assert!((2..60).contains(&asked), "{asked} requests");
 }
 
 #[tokio::test]

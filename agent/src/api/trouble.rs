@@ -151,9 +151,10 @@ impl Trouble {
                 doubling(2, 60)
             }
             Self::Unauthorized => doubling(5, 60),
+            // An API server that starts forbids everything until it has read its roles.
+            Self::Forbidden(_) => doubling(2, 300),
             Self::NotFound
             | Self::NoResource
-            | Self::Forbidden(_)
             | Self::OwnedByOther(_)
             | Self::Invalid(..)
             | Self::Undecodable(_) => doubling(30, 600),

@@ -1,15 +1,16 @@
-//! Following one object by name: read it, then watch it from there; read again when the watch ends.
+//! Following one object by name: read it, then watch it from there; read again when the watch breaks or expires.
 //!
 //! kube's watcher lists first; a list of nodes needs a right that the agent has no other use for.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use kube::core::WatchEvent;
 use kube::core::params::WatchParams;
 use serde_json::Value;
 use tokio::sync::watch::Sender;
+use tokio::time::Instant;
 
 use super::{Api, Object, Trouble, draw, pause};
 
@@ -50,11 +51,12 @@ fn watch_seconds() -> u32 {
         .unwrap_or(0_u32)
 }
 
-/// A watch that lived so long ends the count of failures.
-const HEALTHY: Duration = Duration::from_secs(10);
+/// A watch that lived so long ends the count of failures. One that ends sooner, even in good order, is a failure: some
+/// proxies let no watch live, and nothing is tried in a hot loop.
+pub(super) const HEALTHY: Duration = Duration::from_secs(5);
 
-/// How often a missing CRD is looked for.
-const NO_RESOURCE: Duration = Duration::from_secs(60);
+/// How often a missing CRD is looked for, at first and at last: Longhorn is often installed together with the agent.
+const NO_RESOURCE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
 /// Follows an object for ever. Each state goes to `seen` if it differs from the last.
 pub async fn follow<T: PartialEq>(
@@ -64,8 +66,10 @@ pub async fn follow<T: PartialEq>(
     seen: &Sender<Seen<T>>,
 ) {
     let mut failures: u32 = 0;
+    let mut kind = "";
+    let mut missed: u32 = 0;
     loop {
-        let version = match api.get(object).await {
+        let mut version = match api.get(object).await {
             Ok(value) => {
                 let version = resource_version(&value);
                 show(seen, decode(value));
@@ -78,10 +82,18 @@ pub async fn follow<T: PartialEq>(
             }
             Err(Trouble::NoResource) => {
                 publish(seen, Seen::NoResource);
-                tokio::time::sleep(NO_RESOURCE.mul_f64(0.5 + draw())).await;
+                let factor = 1_u32.checked_shl(missed).unwrap_or(u32::MAX);
+                let rest = NO_RESOURCE.0.saturating_mul(factor).min(NO_RESOURCE.1);
+                missed = (missed + 1).min(16);
+                tokio::time::sleep(rest.mul_f64(0.5 + draw())).await;
                 continue;
             }
             Err(trouble) => {
+                // A server that starts again refuses connections, then everything by RBAC, then nothing: each
+                // trouble is counted by itself.
+                if kind != trouble.label() {
+                    (kind, failures) = (trouble.label(), 0);
+                }
                 failures = failures.saturating_add(1);
                 tracing::warn!(?object, %trouble, failures, "cannot read the object");
                 publish(seen, Seen::Lost(trouble.to_string()));
@@ -89,20 +101,22 @@ pub async fn follow<T: PartialEq>(
                 continue;
             }
         };
-        let began = Instant::now();
-        let ended = watch(api, object, &version, &decode, seen).await;
-        if began.elapsed() > HEALTHY {
-            failures = 0;
-        }
-        match ended {
-            Ok(()) => failures = 0,
-            Err(Trouble::Expired) => tracing::debug!(?object, "the watch expired"),
-            Err(trouble) => {
-                failures = failures.saturating_add(1);
-                tracing::debug!(?object, %trouble, failures, "the watch broke");
-                tokio::time::sleep(pause(failures.min(7), Duration::from_secs(30))).await;
+        missed = 0;
+        loop {
+            let began = Instant::now();
+            let ended = watch(api, object, &mut version, &decode, seen).await;
+            let lived = began.elapsed() > HEALTHY;
+            failures = if lived { 0 } else { failures.saturating_add(1) };
+            match ended {
+                // The server ends every watch after a while; the next goes on from there.
+                Ok(()) if lived => continue,
+                Ok(()) => tracing::debug!(?object, failures, "the watch ended at once"),
+                Err(Trouble::Expired) => tracing::debug!(?object, "the watch expired"),
+                Err(trouble) => tracing::debug!(?object, %trouble, failures, "the watch broke"),
             }
+            break;
         }
+        tokio::time::sleep(pause(failures.clamp(1, 7), Duration::from_secs(30))).await;
     }
 }
 
@@ -130,10 +144,11 @@ fn show<T: PartialEq>(seen: &Sender<Seen<T>>, decoded: Result<T, Trouble>) {
     publish(seen, state);
 }
 
+/// Watches until the watch ends; `version` follows, so that the next one can go on from there.
 async fn watch<T: PartialEq>(
     api: &Api,
     object: Object,
-    version: &str,
+    version: &mut String,
     decode: &impl Fn(Value) -> Result<T, Trouble>,
     seen: &Sender<Seen<T>>,
 ) -> Result<(), Trouble> {
@@ -174,9 +189,15 @@ async fn watch<T: PartialEq>(
             Err(_) => return Err(Trouble::TimedOut),
         };
         match event {
-            WatchEvent::Added(value) | WatchEvent::Modified(value) => show(seen, decode(value)),
-            WatchEvent::Deleted(_) => publish(seen, Seen::Absent),
-            WatchEvent::Bookmark(_) => {}
+            WatchEvent::Added(value) | WatchEvent::Modified(value) => {
+                *version = resource_version(&value);
+                show(seen, decode(value));
+            }
+            WatchEvent::Deleted(value) => {
+                *version = resource_version(&value);
+                publish(seen, Seen::Absent);
+            }
+            WatchEvent::Bookmark(mark) => *version = mark.metadata.resource_version,
             WatchEvent::Error(status) => {
                 let body = serde_json::to_vec(&status).unwrap_or_default();
                 return Err(Trouble::of(status.code, &http::HeaderMap::new(), &body));

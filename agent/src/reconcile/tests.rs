@@ -20,6 +20,8 @@ struct Log {
     node: Value,
     longhorn: Value,
     version: u64,
+    /// A call that is never answered.
+    hangs: &'static str,
 }
 
 struct FakeCluster {
@@ -30,6 +32,12 @@ struct FakeCluster {
 }
 
 impl FakeCluster {
+    async fn hang(&self, name: &str) {
+        if self.log.lock().unwrap().hangs == name {
+            std::future::pending::<()>().await;
+        }
+    }
+
     fn call(&self, name: &'static str) -> Result<std::sync::MutexGuard<'_, Log>, Trouble> {
         let mut log = self.log.lock().unwrap();
         log.calls.push(name.to_owned());
@@ -77,6 +85,7 @@ impl FakeCluster {
 
 impl Cluster for FakeCluster {
     async fn cluster_uid(&self) -> Result<String, Trouble> {
+        self.hang("cluster-uid").await;
         drop(self.call("cluster-uid")?);
         Ok("6cb3c4a5-0f93-4b0e-8a59-6a1a0d6f1ee5".to_owned())
     }
@@ -134,6 +143,7 @@ impl Cluster for FakeCluster {
     }
 
     async fn event(&self, _uid: &str, notice: &Notice) -> Result<(), Trouble> {
+        self.hang("event").await;
         self.call("event")?.events.push(notice.clone());
         Ok(())
     }
@@ -238,11 +248,10 @@ impl Bed {
                 Duration::from_secs(600),
             )),
             settings: Settings {
-                node: "k3s1".into(),
+                policy: Policy::new("k3s1"),
                 observe_only: false,
                 resync: Duration::from_secs(600),
                 vanished_off: false,
-                cluster: None,
                 without_cluster: false,
                 grace: Duration::from_secs(20),
             },
@@ -549,8 +558,8 @@ async fn no_disk_is_worked_upon_before_the_cluster_is_known() {
     bed.start();
     secs(120).await;
     let requests = bed.host.requests.lock().unwrap().clone();
-    assert!(!requests[0].act && requests[0].cluster.is_none());
-    assert!(requests.last().unwrap().act && requests.last().unwrap().cluster.is_some());
+    assert!(!requests[0].act && requests[0].policy.cluster.is_none());
+    assert!(requests.last().unwrap().act && requests.last().unwrap().policy.cluster.is_some());
     bed.end().await;
 }
 
@@ -726,6 +735,62 @@ async fn a_thousand_wakes_during_a_pass_are_one_more_pass() {
     }
     secs(60).await;
     assert_eq!(bed.passes(), 2);
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_never_answers_does_not_keep_it_from_stopping() {
+    for call in ["cluster-uid", "event"] {
+        let mut bed = Bed::new(&["sdb1"]);
+        bed.cluster.log.lock().unwrap().hangs = call;
+        bed.start();
+        bed.show_both();
+        secs(5).await;
+        assert_eq!(bed.count(call), 0);
+        tokio::time::timeout(Duration::from_secs(1), bed.end())
+            .await
+            .unwrap_or_else(|_| panic!("{call}"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_that_are_read_again_hold_from_the_next_pass_and_a_mistake_is_said() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.start();
+    bed.show_both();
+    secs(5).await;
+    let min_size = |bed: &Bed| {
+        bed.host
+            .requests
+            .lock()
+            .unwrap()
+            .last()
+            .unwrap()
+            .policy
+            .min_size
+    };
+    let before = min_size(&bed);
+    bed.wakes.hangup(Err("dd.yaml:1: no".into()));
+    secs(5).await;
+    assert_eq!(min_size(&bed), before);
+    assert!(bed.board.view().problems[0].contains("dd.yaml:1: no"));
+    assert_eq!(bed.reasons().last(), Some(&"NodeProblem"));
+    let mut settings = bed.settings.clone();
+    settings.policy.min_size = 7;
+    settings.resync = Duration::from_secs(60);
+    bed.wakes.hangup(Ok(settings));
+    secs(5).await;
+    assert_eq!(min_size(&bed), 7);
+    let request = bed.host.requests.lock().unwrap().last().unwrap().clone();
+    assert!(request.policy.cluster.is_some() && request.forget);
+    assert_eq!(bed.board.view().problems, Vec::<String>::new());
+    let passes = bed.passes();
+    secs(600).await;
+    assert!(
+        (9..=11).contains(&(bed.passes() - passes)),
+        "{}",
+        bed.passes() - passes
+    );
     bed.end().await;
 }
 

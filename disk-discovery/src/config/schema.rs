@@ -327,9 +327,10 @@ const ON_MISSING: [(&str, bool); 2] = [("report", false), ("disable-scheduling",
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Why disks of type block are refused.
-const BLOCK: &str = "block is refused: Longhorn's v2 engine takes every byte of such a disk and refuses one that holds a \
-                     partition table or filesystem, so no record of ours can stand on it and a later run could not tell \
-                     it from somebody's data. Register such disks in Longhorn by hand";
+const BLOCK: &str = "block is refused: Longhorn's v2 engine formats such a disk itself, from the first block on and at a time of \
+                     its own, so that nobody can prove it blank again right before that; and it leaves no place on it for \
+                     a record, without which a later run could not tell the disk from somebody's data. Register such \
+                     disks in Longhorn by hand";
 
 fn name_of<T: PartialEq + Copy>(words: &[(&'static str, T)], value: T) -> Json {
     let found = words.iter().find(|(_, it)| *it == value);
