@@ -195,7 +195,7 @@ impl Host for RealHost {
         self.rests
             .filter(&mut survey.plan, &request.approvals, Instant::now());
         if request.act && !survey.plan.is_empty() {
-            match apply::apply(&survey.plan, &self.root, &policy, &Log) {
+            match apply::apply_after(&self.observer, &survey.plan, &policy, &Log) {
                 Ok(done) => {
                     self.rests.note(&survey.plan, &done, Instant::now());
                     outcomes = done;

@@ -1,13 +1,14 @@
 //! From arguments to exit status.
 
 use std::ffi::OsString;
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind as Usage;
 use clap::{CommandFactory, FromArgMatches};
-use storage_core::apply::{Effect, Outcome, apply};
+use storage_core::apply::{Effect, Outcome, apply_after};
+use storage_core::classify::{classify_device, classify_in_detail};
 use storage_core::host::HostRoot;
 use storage_core::model::Policy;
 use storage_core::observe::Observer;
@@ -74,10 +75,16 @@ fn complain(failure: &Failure) {
 
 fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
+    printed(
+        stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush()),
+    )
+}
+
+/// What became of writing to standard output.
+fn printed(written: std::io::Result<()>) -> Result<(), Failure> {
+    match written {
         Ok(()) => Ok(()),
         // Whoever reads has seen enough.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -261,15 +268,20 @@ fn show(
             "use --output table, and report this as a defect",
         )
     };
-    let text = match cli.output {
-        Output::Table => people(Style::detect(cli.color)),
+    match cli.output {
+        Output::Table => print(&people(Style::detect(cli.color))),
         Output::Json => {
-            let text = serde_json::to_string_pretty(report).map_err(|e| failed(e.to_string()))?;
-            text + "\n"
+            let mut out = BufWriter::with_capacity(64 << 10, std::io::stdout().lock());
+            let written = serde_json::to_writer_pretty(&mut out, report)
+                .map_err(std::io::Error::from)
+                .and_then(|()| out.write_all(b"\n"))
+                .and_then(|()| out.flush());
+            // What a failed write leaves in the buffer is not tried again.
+            drop(out.into_parts());
+            printed(written)
         }
-        Output::Yaml => serde_saphyr::to_string(report).map_err(|e| failed(e.to_string()))?,
-    };
-    print(&text)
+        Output::Yaml => print(&serde_saphyr::to_string(report).map_err(|e| failed(e.to_string()))?),
+    }
 }
 
 fn watched<T>(cli: &Cli, work: impl FnOnce(&dyn Progress) -> T) -> T {
@@ -293,8 +305,12 @@ fn detail(cli: &Cli) -> Detail {
 }
 
 fn dry_run(cli: &Cli, host: &HostRoot, policy: &Policy) -> Result<u8, Failure> {
-    let mut observer = Observer::new(host.clone());
-    let seen = watched(cli, |progress| survey(&mut observer, policy, progress));
+    let mut observer = Observer::once(host.clone());
+    let mut seen = watched(cli, |progress| survey(&mut observer, policy, progress));
+    drop(observer);
+    if cli.wide {
+        seen.classification = classify_in_detail(&seen.observation, policy);
+    }
     let report = report(
         producer(policy),
         &seen.observation,
@@ -303,14 +319,17 @@ fn dry_run(cli: &Cli, host: &HostRoot, policy: &Policy) -> Result<u8, Failure> {
         &[],
         detail(cli),
     );
-    show(cli, &report, |style| {
-        table::render(&report, style, cli.wide)
-    })?;
-    Ok(match cli.exit_code {
+    let status = match cli.exit_code {
         true if barred(&seen) => ERROR,
         true if !seen.plan.is_empty() => TO_DO,
         _ => DONE,
-    })
+    };
+    // The report owns all that it tells.
+    drop(seen);
+    show(cli, &report, |style| {
+        table::render(&report, style, cli.wide)
+    })?;
+    Ok(status)
 }
 
 fn explain_device(
@@ -319,9 +338,11 @@ fn explain_device(
     policy: &Policy,
     device: &str,
 ) -> Result<u8, Failure> {
-    let mut observer = Observer::new(host.clone());
-    let seen = watched(cli, |progress| survey(&mut observer, policy, progress));
+    let mut observer = Observer::once(host.clone());
+    let mut seen = watched(cli, |progress| survey(&mut observer, policy, progress));
     let name = find::find(&seen.observation, host, device)?;
+    let judged = classify_device(&seen.observation, policy, &name);
+    seen.classification.verdicts.extend(judged.verdicts);
     let report = report_one(
         producer(policy),
         &seen.observation,
@@ -353,13 +374,19 @@ fn once(cli: &Cli, host: &HostRoot, policy: &Policy) -> Result<u8, Failure> {
     }
     let mut observer = Observer::new(host.clone());
     let (before, outcomes, after) = watched(cli, |progress| {
-        let before = survey(&mut observer, policy, progress);
+        let mut before = survey(&mut observer, policy, progress);
         // A node on which nothing is to be done is not written to, not even by taking the lock.
         if before.plan.is_empty() {
+            if cli.wide {
+                before.classification = classify_in_detail(&before.observation, policy);
+            }
             return Ok((before, Vec::new(), None));
         }
-        let outcomes = apply(&before.plan, host, policy, progress)?;
-        let after = survey(&mut observer, policy, progress);
+        let outcomes = apply_after(&observer, &before.plan, policy, progress)?;
+        let mut after = survey(&mut observer, policy, progress);
+        if cli.wide {
+            after.classification = classify_in_detail(&after.observation, policy);
+        }
         Ok((before, outcomes, Some(after)))
     })
     .map_err(|error: storage_core::apply::ApplyError| Failure::worded(error))?;

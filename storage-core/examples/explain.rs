@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use storage_core::classify::classify_device;
 use storage_core::host::HostRoot;
 use storage_core::model::{KernelName, Policy};
 use storage_core::observe::Observer;
@@ -20,8 +21,10 @@ fn main() -> io::Result<ExitCode> {
         }
     };
     let mut observer = Observer::new(HostRoot::live());
-    let survey = pipeline::survey(&mut observer, &Policy::new("example"), &Silent);
-    let Some(verdict) = survey.classification.verdicts.get(&name) else {
+    let policy = Policy::new("example");
+    let survey = pipeline::survey(&mut observer, &policy, &Silent);
+    let judged = classify_device(&survey.observation, &policy, &name);
+    let Some(verdict) = judged.verdicts.get(&name) else {
         writeln!(io::stderr(), "explain: {name}: no such block device")?;
         return Ok(ExitCode::FAILURE);
     };

@@ -534,6 +534,105 @@ fn mounts_persist_by_fstab_then_by_units_then_not_at_all() {
     bench.mounted();
 }
 
+/// Does something once, right before a step begins.
+struct Before<F> {
+    step: &'static str,
+    act: Mutex<Option<F>>,
+}
+
+impl<F: FnOnce() + Send> Progress for Before<F> {
+    fn event(&self, event: &Event) {
+        if let Event::StepStarted { step, .. } = event
+            && *step == self.step
+            && let Some(act) = self.act.lock().unwrap().take()
+        {
+            act();
+        }
+    }
+}
+
+impl Bench {
+    /// Applies and does something right before `step`, which must be refused for it; the reason.
+    #[track_caller]
+    fn disturbed(&self, step: &'static str, act: impl FnOnce() + Send) -> String {
+        let act = Mutex::new(Some(act));
+        let outcomes = self.apply_watched(&self.survey(), &Before { step, act });
+        assert_eq!(outcomes.last().unwrap().step, step, "{outcomes:?}");
+        refusal(&outcomes).to_owned()
+    }
+}
+
+#[test]
+fn a_loop_device_that_somebody_binds_to_the_disk_between_two_steps_stops_the_next() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let bench = Bench::new(64 << 20, 512);
+    // It is there before, free, so that only its binding is new.
+    let unused = attach(&bench.image, 512);
+    run("losetup", &["-d", &unused]);
+    for step in ["write-record", "write-table", "make-filesystem", "commit"] {
+        let before = bench.checksum();
+        let bound = Mutex::new(String::new());
+        let said = bench.disturbed(step, || {
+            *bound.lock().unwrap() = attach(Path::new(&bench.node), 512);
+        });
+        let over = bound.into_inner().unwrap();
+        run("losetup", &["-d", &over]);
+        let over = over.trim_start_matches("/dev/");
+        assert!(
+            said.contains(&format!("{over} (loop) is built on it")),
+            "{said}"
+        );
+        if step == "write-record" {
+            assert_eq!(bench.checksum(), before, "something was written");
+        }
+    }
+    bench.converge();
+    bench.mounted();
+}
+
+#[test]
+fn a_mount_in_another_namespace_between_two_steps_stops_the_next() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let bench = Bench::new(64 << 20, 512);
+    let flag = bench.dir.path().join("mounted");
+    let point = bench.dir.path().join("elsewhere");
+    fs::create_dir(&point).unwrap();
+    let script = format!(
+        "mount {}p1 {} && touch {} && read wait",
+        bench.node,
+        point.display(),
+        flag.display()
+    );
+    let held = Mutex::new(None);
+    for step in ["commit", "mount"] {
+        let said = bench.disturbed(step, || {
+            let child = Command::new("unshare")
+                .args(["--mount", "--propagation", "private", "sh", "-c", &script])
+                .stdin(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            *held.lock().unwrap() = Some(child);
+            let began = std::time::Instant::now();
+            while !flag.exists() {
+                assert!(began.elapsed().as_secs() < 30, "no mount was made");
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        });
+        // Its input ends, and with it the namespace.
+        held.lock().unwrap().take().unwrap().wait().unwrap();
+        fs::remove_file(&flag).unwrap();
+        assert!(said.contains("exclusively"), "{step}: {said}");
+    }
+    bench.converge();
+    bench.mounted();
+}
+
 /// At each announced write, whether another process could have the disk exclusively.
 struct Rival {
     node: String,

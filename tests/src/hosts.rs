@@ -588,9 +588,10 @@ fn lvm_on_luks_on_md() -> Machine {
     let crypt = [
         ("dm/name", "md1_crypt"),
         ("dm/uuid", "CRYPT-LUKS2-6b0c1d-md1_crypt"),
+        ("dm/suspended", "0"),
     ];
     m.built_on(&["md1"], "dm-0", "253:0", 3989 * GIB, &crypt);
-    let lv = |name, uuid| [("dm/name", name), ("dm/uuid", uuid)];
+    let lv = |name, uuid| [("dm/name", name), ("dm/uuid", uuid), ("dm/suspended", "0")];
     let root = lv("vg0-root", "LVM-pZ0kq5c1wT3nJcRootRootRoot");
     let swap = lv("vg0-swap", "LVM-pZ0kq5c1wT3nJcSwapSwapSwap");
     m.built_on(&["dm-0"], "dm-1", "253:1", 3900 * GIB, &root);
@@ -696,6 +697,7 @@ fn multipath_map() -> Machine {
     let map = [
         ("dm/name", "mpatha"),
         ("dm/uuid", "mpath-35000c500a1b2c3d4"),
+        ("dm/suspended", "0"),
     ];
     m.built_on(&["sdb", "sdc"], "dm-0", "253:0", 4000 * GIB, &map);
     m
@@ -932,6 +934,7 @@ fn root_that_cannot_be_resolved() -> Machine {
     let lv = [
         ("dm/name", "vg0-root"),
         ("dm/uuid", "LVM-aaaaaaaabbbbbbbbccccccccdddddddd"),
+        ("dm/suspended", "0"),
     ];
     m.built_on(&[], "dm-0", "253:0", 100 * GIB, &lv);
     m.holds("dm-0", "ext4");

@@ -161,6 +161,12 @@ fn writes(step: &Step) -> bool {
     }
 }
 
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        self.run.eyes.leave(&self.plan.device);
+    }
+}
+
 impl<'a> Work<'a> {
     fn begin(run: &'a Run, plan: &'a DiskPlan, watch: &'a Watch) -> Result<Self, ApplyError> {
         check_plan(plan)?;

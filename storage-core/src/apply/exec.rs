@@ -195,7 +195,10 @@ fn run_path(
         source,
     };
     let began = Instant::now();
-    let mut child = command.spawn().map_err(start)?;
+    let mut child = {
+        let _one = super::lock::no_process_starts();
+        command.spawn().map_err(start)?
+    };
     let output = Stream::collect(child.stdout.take(), End::First);
     let errors = Stream::collect(child.stderr.take(), End::Last);
     let waited = wait(&mut child, began, limit, &errors, beat);

@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -251,6 +252,33 @@ impl ReadAt for Locked {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
         std::os::unix::fs::FileExt::read_exact_at(&self.file, buf, offset)
+    }
+}
+
+/// Held while a process is started, and while a device that is open exclusively is closed: between fork and exec a
+/// new process has every descriptor of this one, and would keep the device from whoever is to have it next.
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// No process of ours is between fork and exec while this is held.
+pub(super) fn no_process_starts() -> MutexGuard<'static, ()> {
+    STARTING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A device that is open exclusively (`O_EXCL`). Dropped, it is free: no process that we start keeps it.
+#[derive(Debug)]
+pub(super) struct Exclusive(Option<File>);
+
+impl Exclusive {
+    /// Opens it, if nobody has it so.
+    pub(super) fn open(node: &Path, dev: DevNum) -> Result<Self, ApplyError> {
+        open_node(node, dev, false, true).map(|file| Self(Some(file)))
+    }
+}
+
+impl Drop for Exclusive {
+    fn drop(&mut self) {
+        let _none = no_process_starts();
+        self.0 = None;
     }
 }
 

@@ -1,25 +1,50 @@
 //! Law 4: the second look, under the lock, before each step; and the only place where a right to write to a
 //! disk can come from.
 //!
+//! # What is read for a look
+//!
+//! *The disk*, its partitions, their holders, udev's view and their contents are read whole, each time, by the look
+//! itself. *The host* is read whole, too: mount table, swap areas, the members of btrfs filesystems, the mount root,
+//! the names below `/dev/disk`, and the list of block devices. *The other devices* can change the verdict on this one
+//! in a few ways only, and of them just what these rest on is read again:
+//!
+//! - by being built on it, or under the system: what has slaves (device-mapper, md, bcache, …) is read whole, of a
+//!   loop device the file that it is bound to;
+//! - by being the same disk, or one that cannot be told from it: size, WWN, serial number and model;
+//! - by standing for a device number, a name or a path: the device number and `/dev/disk`;
+//! - by carrying the same marks, or the system's root filesystem: the content. It is read again unless disk sequence
+//!   number, size, identity and the kernel's counts of writes and discards are those with which it was read.
+//!
+//! The rest was read when the device was first seen, under the disk sequence number that it has still
+//! ([`devices_again`](crate::observe)); a device without one is read whole.
+//!
+//! Disks that are worked on at the same time share the looks at the host and at other devices, which cost the same
+//! whatever the disk: a look takes a shared one only if that was *begun after the look was asked for*, so that
+//! nothing in it is older than the question. The contents of the disks that this very run holds locked are not
+//! read beside the work on them: each is what the last look of its own work saw, since only that work writes
+//! there.
+//!
+//! # What the cache may answer
+//!
 //! A disk's content is read from the disk and not from the kernel's cache at the first look and before mkfs; in
 //! between only we have written, through the same cache.
 //!
 //! A [`Clearance`] to write holds the disk open exclusively until the step gives that up for mkfs or a mount,
 //! and what is judged after a long proof of blankness is what is seen after it. It borrows the lock it was given
 //! under and is consumed by nothing else than the step that asked for it: every step asks anew. It is built from
-//! a fresh observation of the whole host and a fresh classification, never from what the planner saw.
+//! a look as above and a fresh classification, never from what the planner saw.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::error::ApplyError;
 use super::exec::{self, Tool};
-use super::lock::{Locked, open_node};
+use super::lock::{Exclusive, Locked};
 use super::watch::Watch;
 use crate::host::HostRoot;
 use crate::model::{
@@ -28,7 +53,7 @@ use crate::model::{
 };
 use crate::observe::proof::{BlankProof, Finding, WINDOW, digest_samples, prove, prove_range};
 use crate::observe::read::ReadAt;
-use crate::observe::{Observer, observe_device_fresh};
+use crate::observe::{Observer, observe_family_fresh};
 use crate::ondisk::gpt::Write;
 use crate::ondisk::record::RecordBlock;
 use crate::plan::{Basis, DiskPlan};
@@ -74,7 +99,7 @@ pub(super) struct Clearance<'l> {
     seen: BlockDevice,
     /// The disk, open exclusively: while it is, the kernel gives neither it nor a partition of it to anybody
     /// else who asks for it exclusively (mounts, holders, swap, tools).
-    hold: Option<File>,
+    hold: Option<Exclusive>,
 }
 
 impl<'l> Clearance<'l> {
@@ -189,36 +214,145 @@ pub(super) enum Purpose {
     Use,
 }
 
-/// How the host is looked at: whole and fresh each time.
+/// How the host is looked at: fresh each time.
 pub(super) trait Eyes: Send + Sync {
     /// Observes. `device` is the disk that will be acted upon.
     fn observe(&self, host: &HostRoot, policy: &Policy, device: &KernelName) -> Observation;
 
-    /// Classifies.
-    fn classify(&self, observation: &Observation, policy: &Policy) -> Classification;
+    /// Says what this disk is, and whether the node is fit.
+    fn classify(
+        &self,
+        observation: &Observation,
+        policy: &Policy,
+        device: &KernelName,
+    ) -> Classification;
+
+    /// The work on a disk is over: nobody here vouches for it any more.
+    fn leave(&self, _device: &KernelName) {}
 }
 
-/// The real ones. Contents of other disks, which cannot hurt them, may come from the memory of this run; the disk
-/// that will be acted upon is read anew each time.
-pub(super) struct Fresh(Mutex<Observer>);
+/// The real ones: see the module's documentation for what is read when.
+pub(super) struct Fresh {
+    surroundings: Mutex<Surroundings>,
+    seen: Condvar,
+    /// The disks that are locked and looked at by this run, each with its partitions, as its own work saw them last.
+    held: Mutex<BTreeMap<KernelName, BTreeMap<KernelName, BlockDevice>>>,
+}
+
+/// The looks at everything around the disks, which the work on several disks shares.
+struct Surroundings {
+    /// Looks begun so far.
+    begun: u64,
+    /// Whoever looks has taken this out.
+    observer: Option<Observer>,
+    /// The last look, and its number.
+    latest: Option<(u64, Arc<Observation>)>,
+}
 
 impl Fresh {
+    /// Without any memory.
     pub(super) fn new(host: &HostRoot) -> Self {
-        Self(Mutex::new(Observer::new(host.clone())))
+        Self::remembering(&Observer::new(host.clone()))
+    }
+
+    /// With what an observer of this host remembers of contents.
+    pub(super) fn remembering(observer: &Observer) -> Self {
+        Self {
+            surroundings: Mutex::new(Surroundings {
+                begun: 0,
+                observer: Some(observer.clone()),
+                latest: None,
+            }),
+            seen: Condvar::new(),
+            held: Mutex::default(),
+        }
+    }
+
+    /// Looks around begun so far.
+    #[cfg(test)]
+    pub(super) fn looks_begun(&self) -> u64 {
+        lock(&self.surroundings).begun
+    }
+
+    /// A look at everything around the disks that was begun after this was called. Callers that wait at the same
+    /// time get the same one.
+    fn look_around(&self, policy: &Policy) -> Arc<Observation> {
+        let mut state = lock(&self.surroundings);
+        let wanted = state.begun + 1;
+        loop {
+            match &state.latest {
+                Some((number, seen)) if *number >= wanted => return Arc::clone(seen),
+                _ => {}
+            }
+            let Some(observer) = state.observer.take() else {
+                state = self
+                    .seen
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            state.begun += 1;
+            let number = state.begun;
+            let before = state.latest.as_ref().map(|(_, seen)| Arc::clone(seen));
+            drop(state);
+            let mut at_work = AtWork {
+                eyes: self,
+                observer,
+            };
+            let held = lock(&self.held)
+                .values()
+                .flatten()
+                .map(clone_pair)
+                .collect();
+            let seen = match before {
+                Some(before) => at_work
+                    .observer
+                    .observe_around(policy, &before.devices, &held),
+                None => at_work
+                    .observer
+                    .observe_around(policy, &BTreeMap::new(), &held),
+            };
+            let seen = Arc::new(seen);
+            lock(&self.surroundings).latest = Some((number, Arc::clone(&seen)));
+            return seen;
+        }
+    }
+}
+
+fn clone_pair<A: Clone, B: Clone>((a, b): (&A, &B)) -> (A, B) {
+    (a.clone(), b.clone())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whoever looks around; gives the observer back however that ends.
+struct AtWork<'e> {
+    eyes: &'e Fresh,
+    observer: Observer,
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        let nobody = Observer::new(self.observer.host().clone());
+        let observer = std::mem::replace(&mut self.observer, nobody);
+        lock(&self.eyes.surroundings).observer = Some(observer);
+        self.eyes.seen.notify_all();
     }
 }
 
 impl Eyes for Fresh {
     fn observe(&self, host: &HostRoot, policy: &Policy, device: &KernelName) -> Observation {
-        let mut observation = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .observe(policy);
-        match observe_device_fresh(host, device, policy) {
-            Ok(seen) => {
-                observation.devices.insert(device.clone(), seen);
-            }
+        let family = observe_family_fresh(host, device, policy);
+        match &family {
+            Ok(family) => drop(lock(&self.held).insert(device.clone(), family.clone())),
+            Err(_) => drop(lock(&self.held).remove(device)),
+        }
+        let around = self.look_around(policy);
+        let mut observation = Observation::clone(&around);
+        match family {
+            Ok(family) => put_in(&mut observation, device, family),
             Err(error) => {
                 observation.devices.remove(device);
                 observation.host.errors.push(error);
@@ -227,8 +361,54 @@ impl Eyes for Fresh {
         observation
     }
 
-    fn classify(&self, observation: &Observation, policy: &Policy) -> Classification {
-        crate::classify::classify(observation, policy)
+    fn classify(
+        &self,
+        observation: &Observation,
+        policy: &Policy,
+        device: &KernelName,
+    ) -> Classification {
+        crate::classify::classify_device(observation, policy, device)
+    }
+
+    fn leave(&self, device: &KernelName) {
+        lock(&self.held).remove(device);
+    }
+}
+
+/// Puts a disk and its partitions, as they were just read whole, in place of what the look around saw of them. That
+/// look is the younger one: a disk that it does not show is gone, and what it alone shows stays.
+fn put_in(
+    observation: &mut Observation,
+    device: &KernelName,
+    family: BTreeMap<KernelName, BlockDevice>,
+) {
+    let same = |a: &BlockDevice, b: &BlockDevice| a.dev == b.dev && a.diskseq == b.diskseq;
+    let listed = observation.devices.get(device);
+    if !listed
+        .zip(family.get(device))
+        .is_some_and(|(a, b)| same(a, b))
+    {
+        observation.devices.remove(device);
+        return;
+    }
+    for (name, mut seen) in family {
+        if let Some(listed) = observation.devices.get_mut(&name) {
+            seen.links = std::mem::take(&mut listed.links);
+        }
+        observation.devices.insert(name, seen);
+    }
+    // What the kernel shows by now on the disk beside that.
+    let mut more: Vec<(u32, KernelName)> = observation
+        .devices
+        .values()
+        .filter_map(|part| {
+            let place = part.partition.as_ref().filter(|p| p.disk == *device)?;
+            Some((place.number, part.name.clone()))
+        })
+        .collect();
+    more.sort_unstable();
+    if let Some(disk) = observation.devices.get_mut(device) {
+        disk.partitions = more.into_iter().map(|(_, name)| name).collect();
     }
 }
 
@@ -362,7 +542,7 @@ impl Sight {
         if !matches!(phase, Phase::Untouched) {
             forget_old_hints(&mut observation, &plan.device);
         }
-        let classification = eyes.classify(&observation, policy);
+        let classification = eyes.classify(&observation, policy, &plan.device);
         let sight = Self {
             observation,
             classification,
@@ -405,7 +585,7 @@ impl Sight {
             seen.content.blank = blank;
             seen.content.samples = samples;
         }
-        self.classification = eyes.classify(&self.observation, policy);
+        self.classification = eyes.classify(&self.observation, policy, &plan.device);
     }
 
     fn device(&self, plan: &DiskPlan, locked: &Locked) -> Result<&BlockDevice, ApplyError> {
@@ -467,7 +647,7 @@ fn exclusive(
     observation: &Observation,
     disk: &BlockDevice,
     locked: &Locked,
-) -> Result<File, ApplyError> {
+) -> Result<Exclusive, ApplyError> {
     for name in &disk.partitions {
         let Some(partition) = observation.devices.get(name) else {
             return Err(ApplyError::Changed {
@@ -476,9 +656,9 @@ fn exclusive(
             });
         };
         let node: PathBuf = host.dev.join(name.dev_path());
-        drop(open_node(&node, partition.dev, false, true)?);
+        drop(Exclusive::open(&node, partition.dev)?);
     }
-    open_node(locked.node(), locked.dev(), false, true)
+    Exclusive::open(locked.node(), locked.dev())
 }
 
 /// Runs the proof of blankness on the locked disk.
@@ -697,7 +877,7 @@ pub(super) fn wait_until_free(
 ) -> Result<(), ApplyError> {
     let began = std::time::Instant::now();
     loop {
-        match open_node(node, dev, false, true) {
+        match Exclusive::open(node, dev) {
             Ok(_) => return Ok(()),
             Err(ApplyError::Busy { .. }) if began.elapsed() < limit => {
                 std::thread::sleep(Duration::from_millis(10));

@@ -53,6 +53,7 @@ use serde::Serialize;
 
 use crate::host::HostRoot;
 use crate::model::{DiskName, KernelName, Policy};
+use crate::observe::Observer;
 use crate::plan::Plan;
 use crate::progress::Progress;
 
@@ -145,8 +146,30 @@ pub fn apply(
     policy: &Policy,
     progress: &dyn Progress,
 ) -> Result<Vec<Outcome>, ApplyError> {
-    let lock = HostLock::acquire(host)?;
-    apply_locked(&lock, plan, host, policy, progress)
+    apply_after(&Observer::new(host.clone()), plan, policy, progress)
+}
+
+/// Like [`apply`], by a caller that keeps the observer which saw what the plan rests on.
+///
+/// The disks of the plan are read anew before each step all the same. Of the contents of all others, what the
+/// observer remembers serves under the conditions that hold in any pass, which saves reading them once more.
+///
+/// # Errors
+/// Those of [`apply`].
+pub fn apply_after(
+    observer: &Observer,
+    plan: &Plan,
+    policy: &Policy,
+    progress: &dyn Progress,
+) -> Result<Vec<Outcome>, ApplyError> {
+    let _lock = HostLock::acquire(observer.host())?;
+    run(
+        plan,
+        observer.host(),
+        policy,
+        progress,
+        Box::new(look_again::Fresh::remembering(observer)),
+    )
 }
 
 /// Like [`apply`], for a caller that holds the host-wide lock for longer.
@@ -204,5 +227,7 @@ fn run(
     Ok(watch::Watcher::new(plan).watch(parallel, progress, start))
 }
 
+#[cfg(test)]
+mod between_looks;
 #[cfg(test)]
 mod tests;

@@ -60,7 +60,7 @@ impl Eyes for Liar {
         observation
     }
 
-    fn classify(&self, observation: &Observation, _: &Policy) -> Classification {
+    fn classify(&self, observation: &Observation, _: &Policy, _: &KernelName) -> Classification {
         let lies = |lie| self.looks.load(Ordering::SeqCst) == self.at && self.lie == lie;
         let mut classification = Classification::default();
         for (name, device) in &observation.devices {
@@ -300,8 +300,13 @@ impl Eyes for OldHints {
         observation
     }
 
-    fn classify(&self, observation: &Observation, policy: &Policy) -> Classification {
-        self.0.classify(observation, policy)
+    fn classify(
+        &self,
+        observation: &Observation,
+        policy: &Policy,
+        device: &KernelName,
+    ) -> Classification {
+        self.0.classify(observation, policy, device)
     }
 }
 
@@ -328,7 +333,7 @@ fn what_udev_says_of_the_old_content_does_not_stop_an_approved_overwrite() {
     let device = KernelName::new(disk.node.trim_start_matches("/dev/")).unwrap();
     let look = |policy: &Policy| {
         let seen = eyes.observe(&disk.host, policy, &device);
-        let judged = eyes.classify(&seen, policy);
+        let judged = eyes.classify(&seen, policy, &device);
         (seen, judged)
     };
     let verdict = look(&disk.policy).1.verdicts[&device].clone();
@@ -351,4 +356,30 @@ fn what_udev_says_of_the_old_content_does_not_stop_an_approved_overwrite() {
     .unwrap();
     assert_eq!(outcomes.last().unwrap().step, "commit", "{outcomes:?}");
     assert_eq!(outcomes.last().unwrap().effect, Effect::Changed);
+}
+
+#[test]
+fn a_device_that_was_held_is_free_at_once_while_processes_are_started() {
+    if !possible() {
+        return;
+    }
+    let disk = Disk::new();
+    let node = Path::new(&disk.node);
+    let dev = disk.plan().disks[0].dev;
+    let over = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(Ordering::SeqCst) {
+                    let limit = Duration::from_secs(60);
+                    exec::run(exec::Tool::Wipefs, &["--version"], limit, &mut |_, _| true).unwrap();
+                }
+            });
+        }
+        let busy = (0..300)
+            .filter(|_| lock::Exclusive::open(node, dev).is_err())
+            .count();
+        over.store(true, Ordering::SeqCst);
+        assert_eq!(busy, 0, "of 300 times it was not free after it was let go");
+    });
 }

@@ -263,6 +263,36 @@ pub(super) fn multipath(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
     Outcome::passed("no multipath map is built on it")
 }
 
+pub(super) fn suspended(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
+    let device = subject.device;
+    let below = cx.graph.downwards(device).into_iter();
+    let stopped = below
+        .filter_map(|name| cx.graph.device(name))
+        .filter_map(|d| Some((d, d.dm.as_ref()?)))
+        .find(|(_, dm)| dm.suspended == Some(true));
+    let Some((lower, dm)) = stopped else {
+        return Outcome::passed("no device-mapper device that is suspended lies under it");
+    };
+    let path = class_path(lower, "dm/suspended");
+    let what = if lower.name == device.name {
+        format!("it is suspended: {path} = 1")
+    } else {
+        format!(
+            "it is built on {}, which is suspended: {path} = 1",
+            lower.name
+        )
+    };
+    Outcome::refuse(
+        Finding::new(format!(
+            "{what}; reads wait until it is resumed, so none are made"
+        ))
+        .remedy(format!(
+            "wait for whoever is changing it; if nobody is: dmsetup resume {}",
+            dm.name
+        )),
+    )
+}
+
 pub(super) fn exclusive(_: &Context<'_>, subject: &Subject<'_>) -> Outcome {
     match subject.device.content.blank {
         Blankness::Busy => Outcome::refuse(Finding::new(format!(

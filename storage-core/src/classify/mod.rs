@@ -29,14 +29,24 @@ pub use identity::{HASH_DIGITS, changed_parts, content_hash, disk_id};
 pub use selector::glob;
 
 use crate::model::{
-    BlockDevice, Check, CheckResult, Classification, ContentState, Observation, Own, OwnClaim,
-    Policy, Reason, Samples, Verdict, VerdictKind,
+    BlockDevice, Check, CheckResult, Classification, ContentState, KernelName, Observation, Own,
+    OwnClaim, Policy, Reason, Samples, Verdict, VerdictKind,
 };
 use crate::persist;
 
-/// Says what every device is, and why.
+/// Says what every device is, and why; without the single checks, which take more room than all the rest.
 #[must_use]
 pub fn classify(observation: &Observation, policy: &Policy) -> Classification {
+    judge_all(observation, policy, false)
+}
+
+/// Like [`classify`], with every check of every device.
+#[must_use]
+pub fn classify_in_detail(observation: &Observation, policy: &Policy) -> Classification {
+    judge_all(observation, policy, true)
+}
+
+fn judge_all(observation: &Observation, policy: &Policy, detail: bool) -> Classification {
     let mut context = Context::new(observation, policy);
     let mut result = Classification {
         node: node_reasons(&context),
@@ -49,13 +59,40 @@ pub fn classify(observation: &Observation, policy: &Policy) -> Classification {
             if device.is_whole_disk() != whole {
                 continue;
             }
-            let verdict = judge(&context, device);
+            let verdict = judge(&context, device, detail);
             if whole {
                 context.settled.insert(&device.name, verdict.kind);
             }
             result.verdicts.insert(device.name.clone(), verdict);
         }
     }
+    result
+}
+
+/// Says what one device is, with every check, and whether the node is fit: what [`classify_in_detail`] says of them,
+/// without the others.
+#[must_use]
+pub fn classify_device(
+    observation: &Observation,
+    policy: &Policy,
+    name: &KernelName,
+) -> Classification {
+    let mut context = Context::new(observation, policy);
+    let mut result = Classification {
+        node: node_reasons(&context),
+        ..Classification::default()
+    };
+    let Some(device) = observation.devices.get(name) else {
+        return result;
+    };
+    // A partition looks at the verdict on its disk.
+    let disk = context.graph.disk_of(device);
+    if let Some(disk) = disk.filter(|disk| disk.name != device.name) {
+        let verdict = judge(&context, disk, false);
+        context.settled.insert(&disk.name, verdict.kind);
+    }
+    let verdict = judge(&context, device, true);
+    result.verdicts.insert(name.clone(), verdict);
     result
 }
 
@@ -175,9 +212,15 @@ fn subject<'a>(cx: &Context<'a>, device: &'a BlockDevice) -> Subject<'a> {
     }
 }
 
-fn judge<'a>(cx: &Context<'a>, device: &'a BlockDevice) -> Verdict {
+fn judge<'a>(cx: &Context<'a>, device: &'a BlockDevice, detail: bool) -> Verdict {
     let mut subject = subject(cx, device);
-    let mut sheet = Sheet::default();
+    let mut sheet = Sheet {
+        detail,
+        ..Sheet::default()
+    };
+    if detail {
+        sheet.checks.reserve_exact(RULES.len() + 1);
+    }
     for rule in RULES {
         sheet.note(rule, (rule.check)(cx, &subject));
         subject.refused = sheet.refused;
@@ -189,6 +232,8 @@ fn judge<'a>(cx: &Context<'a>, device: &'a BlockDevice) -> Verdict {
 #[derive(Default)]
 struct Sheet {
     reasons: Vec<(Reason, Remedy)>,
+    /// Whether the checks are kept.
+    detail: bool,
     checks: Vec<Check>,
     refused: bool,
     needs_proof: bool,
@@ -226,12 +271,24 @@ impl Sheet {
                 (CheckResult::Refused, host::list(&texts))
             }
         };
-        self.checks.push(Check {
-            rule: rule.id,
-            question: rule.question,
-            result,
-            seen,
-        });
+        self.check(rule.id, rule.question, result, seen);
+    }
+
+    fn check(
+        &mut self,
+        rule: &'static str,
+        question: &'static str,
+        result: CheckResult,
+        seen: String,
+    ) {
+        if self.detail {
+            self.checks.push(Check {
+                rule,
+                question,
+                result,
+                seen,
+            });
+        }
     }
 
     fn reason(&mut self, rule: &Rule, finding: Finding) {
@@ -337,12 +394,12 @@ impl Sheet {
                 ),
             )
         };
-        self.checks.push(Check {
-            rule: APPROVAL,
-            question: "Did the operator approve to overwrite what is on it?",
+        self.check(
+            APPROVAL,
+            "Did the operator approve to overwrite what is on it?",
             result,
             seen,
-        });
+        );
         reasons.sort_by_key(|reason| std::cmp::Reverse(reason.kind));
         Verdict {
             device: device.name.clone(),

@@ -8,6 +8,9 @@ use crate::model::{BlockDevice, Selector, SelectorRule};
 /// Takes time proportional to the product of both lengths at worst: only the last `*` is ever tried again.
 #[must_use]
 pub fn glob(pattern: &str, text: &str) -> bool {
+    if !pattern.contains(['*', '?', '[']) {
+        return pattern == text;
+    }
     let pattern: Vec<char> = pattern.chars().collect();
     let text: Vec<char> = text.chars().collect();
     let (mut p, mut t) = (0, 0);

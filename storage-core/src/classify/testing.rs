@@ -125,6 +125,7 @@ impl Host {
             name: map.to_owned(),
             uuid: uuid.to_owned(),
             kind,
+            suspended: Some(false),
         });
         device
     }
@@ -261,7 +262,7 @@ impl Host {
     }
 
     pub(crate) fn classify(&self) -> Classification {
-        super::classify(&self.observation, &policy())
+        super::classify_in_detail(&self.observation, &policy())
     }
 
     pub(crate) fn verdict(&self, text: &str) -> Verdict {
@@ -269,7 +270,7 @@ impl Host {
     }
 
     pub(crate) fn verdict_by(&self, text: &str, policy: &Policy) -> Verdict {
-        super::classify(&self.observation, policy).verdicts[&name(text)].clone()
+        super::classify_in_detail(&self.observation, policy).verdicts[&name(text)].clone()
     }
 
     pub(crate) fn kind(&self, text: &str) -> VerdictKind {

@@ -120,6 +120,27 @@ fn cases() -> Vec<Case> {
                 h.dm("dm-0", "mpatha", "mpath-x", DmKind::Multipath, &["sdb"]);
             },
         ),
+        case(
+            "suspended",
+            InUse,
+            "dm-0",
+            "/sys/class/block/dm-0/dm/suspended = 1; reads wait",
+            |h, _| {
+                let dm = h.dm("dm-0", "vg-lv", "LVM-x", DmKind::Lvm, &["sdb"]);
+                dm.dm.as_mut().unwrap().suspended = Some(true);
+            },
+        ),
+        case(
+            "suspended",
+            InUse,
+            "dm-1",
+            "built on dm-0, which is suspended",
+            |h, _| {
+                let dm = h.dm("dm-0", "vg-lv", "LVM-x", DmKind::Lvm, &["sdb"]);
+                dm.dm.as_mut().unwrap().suspended = Some(true);
+                h.dm("dm-1", "crypt", "CRYPT-x", DmKind::Crypt, &["dm-0"]);
+            },
+        ),
         case("exclusive", InUse, "sdb", "EBUSY", |h, _| {
             h.dev("sdb").content.blank = Blankness::Busy
         }),

@@ -233,6 +233,8 @@ pub struct DmInfo {
     pub uuid: String,
     /// Kind, from the UUID's prefix.
     pub kind: DmKind,
+    /// `suspended`: reads and writes wait until it is resumed. `None` when it could not be read.
+    pub suspended: Option<bool>,
 }
 
 /// Software RAID attributes (`/sys/class/block/mdN/md/`).

@@ -32,6 +32,12 @@ fn invalid(what: &'static str, text: &str, why: &'static str) -> InvalidName {
 #[serde(transparent)]
 pub struct KernelName(String);
 
+impl std::borrow::Borrow<str> for KernelName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl KernelName {
     /// Checks a directory entry's name.
     ///

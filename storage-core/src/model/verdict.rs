@@ -108,7 +108,9 @@ pub struct Verdict {
     pub kind: VerdictKind,
     /// Every reason, strongest first; empty only for `Blank`.
     pub reasons: Vec<Reason>,
-    /// Every rule in the order of the table.
+    /// Every rule in the order of the table; empty unless it was asked for
+    /// ([`classify_in_detail`](crate::classify::classify_in_detail),
+    /// [`classify_device`](crate::classify::classify_device)).
     pub checks: Vec<Check>,
     /// Stable identity; `None` for partitions.
     pub disk_id: Option<DiskId>,

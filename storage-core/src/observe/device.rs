@@ -21,6 +21,9 @@ const ALIGN: usize = 4096;
 /// The most bytes of one system call.
 const CHUNK: usize = 256 << 10;
 
+/// Why a suspended device-mapper device is not read.
+const SUSPENDED: &str = "it is suspended: reads of it wait until somebody resumes it";
+
 /// What is needed to open a device: a copy of what sysfs said, which the opened node must match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
@@ -38,7 +41,8 @@ impl Target {
     /// From an observed device.
     ///
     /// # Errors
-    /// In words, why its content is not to be read or cannot be: hidden, no size, no medium, odd sector size.
+    /// In words, why its content is not to be read or cannot be: hidden, no size, no medium, odd sector size, a device-mapper device that
+    /// is suspended.
     pub fn of(device: &BlockDevice) -> Result<Self, String> {
         use crate::model::Transport;
         if device.hidden {
@@ -52,6 +56,16 @@ impl Target {
                 return Err("a floppy drive is not opened: that could start its motor".to_owned());
             }
             _ => {}
+        }
+        match device.dm.as_ref().map(|dm| dm.suspended) {
+            Some(Some(true)) => return Err(SUSPENDED.to_owned()),
+            Some(None) => {
+                return Err(
+                    "whether it is suspended could not be read, and then reads would wait"
+                        .to_owned(),
+                );
+            }
+            Some(Some(false)) | None => {}
         }
         let size = device.size.ok_or("its size could not be read")?;
         if size == 0 {
@@ -133,6 +147,16 @@ impl DeviceFile {
     fn read_direct(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let align = ALIGN.max(usize::try_from(self.sector).unwrap_or(ALIGN));
         let unit = u64::from(self.sector);
+        let fits = buf.as_ptr().align_offset(align) == 0
+            && offset.is_multiple_of(unit)
+            && (buf.len() as u64).is_multiple_of(unit);
+        if fits {
+            // Straight into the caller's memory.
+            return buf
+                .chunks_mut(CHUNK)
+                .zip((offset..).step_by(CHUNK))
+                .try_for_each(|(part, at)| self.file.read_exact_at(part, at));
+        }
         let mut done = 0;
         while done < buf.len() {
             let at = offset + done as u64;

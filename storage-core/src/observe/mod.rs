@@ -27,6 +27,7 @@ pub(crate) mod sysfs;
 pub(crate) mod transport;
 pub(crate) mod udev;
 
+pub(crate) use observer::observe_family_fresh;
 pub use observer::{Observer, observe_device_fresh, prove_device_fresh};
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! One pass over the host, and what is kept for the next.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,13 +18,13 @@ use super::source::Source;
 use super::{mounts, sysfs, udev};
 use crate::host::HostRoot;
 use crate::model::{
-    Blankness, BlockDevice, Content, ContentState, DevNum, KernelName, Observation, PartitionOf,
-    Policy, ReadError, ReadErrorKind, Samples, Witnesses,
+    Blankness, BlockDevice, Content, ContentState, DevNum, HostFacts, KernelName, Mount,
+    Observation, PartitionOf, Policy, ReadError, ReadErrorKind, Samples, Witnesses,
 };
 use crate::progress::{Event, Progress};
 
 /// Reads the host, pass by pass.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Observer {
     host: Arc<HostRoot>,
     remembered: BTreeMap<KernelName, Remembered>,
@@ -32,6 +32,8 @@ pub struct Observer {
     stuck: BTreeMap<(KernelName, DevNum), Arc<AtomicBool>>,
     /// Devices read since the last pass began.
     read: BTreeSet<KernelName>,
+    /// Whether there may be a next pass to remember anything for.
+    remembers: bool,
 }
 
 impl Observer {
@@ -43,6 +45,16 @@ impl Observer {
             remembered: BTreeMap::new(),
             stuck: BTreeMap::new(),
             read: BTreeSet::new(),
+            remembers: true,
+        }
+    }
+
+    /// An observer for a single pass: it takes no note of what a next one would want to know.
+    #[must_use]
+    pub fn once(host: HostRoot) -> Self {
+        Self {
+            remembers: false,
+            ..Self::new(host)
         }
     }
 
@@ -76,15 +88,75 @@ impl Observer {
         policy: &Policy,
         reader: &Reader,
     ) -> Observation {
-        let (mut facts, mountinfo) = mounts::read(source, policy);
-        let (mut devices, errors) = sysfs::devices(source);
+        let (facts, mountinfo) = mounts::read(source, policy);
+        let (devices, errors) = sysfs::devices(source);
+        let seen = Seen {
+            facts,
+            mountinfo,
+            devices,
+            errors,
+            activity: HashMap::new(),
+        };
+        self.finish(source, policy, reader, seen, &BTreeMap::new(), true)
+    }
+
+    /// A pass for the sake of *another* disk than those it reads: see [`sysfs::devices_again`] for what is read
+    /// again of the devices in `before`. Contents are recalled under the same conditions as in any pass.
+    ///
+    /// `held` are disks, with their partitions, that this process holds locked and looks at by itself: what it saw
+    /// last is what is on them.
+    pub(crate) fn observe_around(
+        &mut self,
+        policy: &Policy,
+        before: &BTreeMap<KernelName, BlockDevice>,
+        held: &BTreeMap<KernelName, BlockDevice>,
+    ) -> Observation {
+        let host = Arc::clone(&self.host);
+        let source = Source::new(&host);
+        let (facts, mountinfo) = mounts::read(source, policy);
+        let again = sysfs::devices_again(source, before);
+        let seen = Seen {
+            facts,
+            mountinfo,
+            devices: again.devices,
+            errors: again.errors,
+            activity: again.activity,
+        };
+        self.finish(source, policy, &Reader::plain(&host), seen, held, false)
+    }
+
+    fn finish(
+        &mut self,
+        source: Source<'_>,
+        policy: &Policy,
+        reader: &Reader,
+        seen: Seen,
+        held: &BTreeMap<KernelName, BlockDevice>,
+        hints: bool,
+    ) -> Observation {
+        let Seen {
+            mut facts,
+            mountinfo,
+            mut devices,
+            errors,
+            activity,
+        } = seen;
         let sysfs = errors.is_empty() && !devices.is_empty();
         facts.errors.extend(errors);
         facts.errors.extend(sysfs::add_links(source, &mut devices));
         let table = &facts.mounts;
         mounts::find_swap_devices(&mut facts.swaps, table, &devices);
-        let (udev, mut missing) = udev::hints(source, &mut devices);
-        self.read_contents(&mut devices, policy, reader);
+        let (udev, mut missing) = if hints {
+            udev::hints(source, &mut devices)
+        } else {
+            (false, Vec::new())
+        };
+        let around = Around {
+            activity,
+            held,
+            waiting: waiting(&devices, &facts.mounts),
+        };
+        self.read_contents(&mut devices, policy, reader, &around);
         let denied = denied(&devices);
         if denied > 0 {
             let devices = if denied == 1 { "device" } else { "devices" };
@@ -121,20 +193,32 @@ impl Observer {
         devices: &mut BTreeMap<KernelName, BlockDevice>,
         policy: &Policy,
         reader: &Reader,
+        around: &Around<'_>,
     ) {
+        let held = around.held;
         self.read.clear();
         self.remembered.retain(|name, _| devices.contains_key(name));
-        let disks = names(devices, BlockDevice::is_whole_disk);
-        self.read_some(devices, disks, policy, reader);
+        let disks = names(devices, |device| {
+            device.is_whole_disk() && !is_held(device, held)
+        });
+        self.read_some(devices, disks, policy, reader, around);
         let partitions = names(devices, |device| !device.is_whole_disk());
+        for (name, seen) in held {
+            if let Some(device) = devices.get_mut(name)
+                && is_held(device, held)
+            {
+                device.content = seen.content.clone();
+            }
+        }
         let mut apart = Vec::new();
         for name in partitions {
             match covered(devices, &name) {
                 Some(content) => set_content(devices, &name, content),
+                None if of_held(devices, &name, held) => {}
                 None => apart.push(name),
             }
         }
-        self.read_some(devices, apart, policy, reader);
+        self.read_some(devices, apart, policy, reader, around);
     }
 
     fn read_some(
@@ -143,16 +227,28 @@ impl Observer {
         names: Vec<KernelName>,
         policy: &Policy,
         reader: &Reader,
+        around: &Around<'_>,
     ) {
         let mut jobs = Vec::new();
         for name in names {
             let Some(device) = devices.get(&name) else {
                 continue;
             };
-            let content = match self.known(device, policy) {
+            if let Some(below) = around.waiting.get(&name) {
+                let why = format!("reads of it would wait for {below}, which is suspended");
+                let state = ContentState::NotRead(why);
+                let content = Content {
+                    state,
+                    ..Content::default()
+                };
+                set_content(devices, &name, content);
+                continue;
+            }
+            let content = match self.known(device, policy, around.activity.get(&name)) {
                 Ok(content) => content,
                 Err(target) => {
-                    jobs.push((target, device.sys_path.clone(), Key::of(device)));
+                    let key = Key::of(device).filter(|_| self.remembers);
+                    jobs.push((target, device.sys_path.clone(), key));
                     continue;
                 }
             };
@@ -188,7 +284,13 @@ impl Observer {
     }
 
     /// The content as far as it is known without reading the device, or what must be read.
-    fn known(&mut self, device: &BlockDevice, policy: &Policy) -> Result<Content, Target> {
+    /// `counts` are those of this pass, when it has taken them already.
+    fn known(
+        &mut self,
+        device: &BlockDevice,
+        policy: &Policy,
+        counts: Option<&Activity>,
+    ) -> Result<Content, Target> {
         let target = match Target::of(device) {
             Ok(target) => target,
             Err(why) => {
@@ -207,8 +309,13 @@ impl Observer {
         }
         if let Some(remembered) = self.remembered.get(&device.name)
             && Key::of(device).as_ref() == Some(&remembered.key)
-            && activity(&self.host, &device.sys_path) == Some(remembered.activity)
-            && Activity::is_counted(Source::new(&self.host), &device.sys_path)
+            && match counts {
+                Some(counts) => *counts == remembered.activity,
+                None => {
+                    activity(&self.host, &device.sys_path) == Some(remembered.activity)
+                        && Activity::is_counted(Source::new(&self.host), &device.sys_path)
+                }
+            }
         {
             return Ok(remembered.recall(policy));
         }
@@ -392,6 +499,83 @@ impl Observer {
     }
 }
 
+/// What a pass has read before names and contents.
+struct Seen {
+    facts: HostFacts,
+    mountinfo: bool,
+    devices: BTreeMap<KernelName, BlockDevice>,
+    errors: Vec<ReadError>,
+    /// Counts that were taken on the way.
+    activity: HashMap<KernelName, Activity>,
+}
+
+/// What is known before contents are read.
+struct Around<'a> {
+    /// Counts of writes and discards that this pass has taken already.
+    activity: HashMap<KernelName, Activity>,
+    /// Disks that this process works on, with their partitions.
+    held: &'a BTreeMap<KernelName, BlockDevice>,
+    /// Devices whose reads would wait, and for which suspended device.
+    waiting: BTreeMap<KernelName, KernelName>,
+}
+
+/// What is built on a suspended device-mapper device, whose reads would wait with it: through partitions, slaves,
+/// members, and loop devices over it or over a file on it.
+fn waiting(
+    devices: &BTreeMap<KernelName, BlockDevice>,
+    mounts: &[Mount],
+) -> BTreeMap<KernelName, KernelName> {
+    let suspended = |device: &&BlockDevice| {
+        let dm = device.dm.as_ref();
+        dm.is_some_and(|dm| dm.suspended == Some(true))
+    };
+    let stopped: Vec<&BlockDevice> = devices.values().filter(suspended).collect();
+    let mut waiting: BTreeMap<KernelName, KernelName> = BTreeMap::new();
+    if stopped.is_empty() {
+        return waiting;
+    }
+    let below = |device: &BlockDevice| -> Vec<KernelName> {
+        let file = device
+            .loop_info
+            .as_ref()
+            .map(|info| info.backing_file.as_str());
+        let node = file
+            .and_then(|file| KernelName::new(&file.strip_prefix("/dev/")?.replace('/', "!")).ok());
+        let holder = file
+            .and_then(|file| mounts::mount_of(mounts, file))
+            .and_then(|mount| devices.values().find(|device| device.dev == mount.dev));
+        let members = device.md.iter().flat_map(|md| &md.members);
+        let disk = device.partition.iter().map(|place| &place.disk);
+        let lower = device.slaves.iter().chain(members).chain(disk).cloned();
+        lower
+            .chain(node)
+            .chain(holder.map(|d| d.name.clone()))
+            .collect()
+    };
+    let lower: Vec<(&KernelName, Vec<KernelName>)> = devices
+        .values()
+        .filter(|device| !suspended(device))
+        .map(|device| (&device.name, below(device)))
+        .collect();
+    loop {
+        let before = waiting.len();
+        for (name, lower) in &lower {
+            let stop = lower.iter().find_map(|name| {
+                let itself = stopped.iter().find(|device| device.name == *name);
+                itself
+                    .map(|device| &device.name)
+                    .or_else(|| waiting.get(name))
+            });
+            if let Some(stop) = stop.cloned() {
+                waiting.entry((*name).clone()).or_insert(stop);
+            }
+        }
+        if waiting.len() == before {
+            return waiting;
+        }
+    }
+}
+
 /// Reads one device with its content, its partitions' names and udev's view, without any memory.
 ///
 /// # Errors
@@ -401,25 +585,48 @@ pub fn observe_device_fresh(
     name: &KernelName,
     policy: &Policy,
 ) -> Result<BlockDevice, ReadError> {
+    let mut devices = observe_family_fresh(host, name, policy)?;
+    let errors = sysfs::add_links(Source::new(host), &mut devices);
+    let mut device = devices.remove(name).ok_or_else(|| left(name))?;
+    device.errors.extend(errors);
+    Ok(device)
+}
+
+/// Reads one device, the disk it belongs to and all partitions of that disk, with contents and udev's view but
+/// without the names below `/dev/disk`, and without any memory.
+///
+/// # Errors
+/// When the device is not there any more, or cannot be found in sysfs.
+pub(crate) fn observe_family_fresh(
+    host: &HostRoot,
+    name: &KernelName,
+    policy: &Policy,
+) -> Result<BTreeMap<KernelName, BlockDevice>, ReadError> {
     let source = Source::new(host);
     let (mut devices, mut errors) = sysfs::family(source, name);
-    errors.extend(sysfs::add_links(source, &mut devices));
     udev::hints(source, &mut devices);
-    let mut observer = Observer::new(host.clone());
+    let mut observer = Observer::once(host.clone());
     let reader = Reader::plain(&observer.host);
-    observer.read_contents(&mut devices, policy, &reader);
-    match devices.remove(name) {
-        Some(mut device) => {
-            device.errors.extend(errors);
-            Ok(device)
+    let around = Around {
+        activity: HashMap::new(),
+        held: &BTreeMap::new(),
+        waiting: waiting(&devices, &[]),
+    };
+    observer.read_contents(&mut devices, policy, &reader, &around);
+    match devices.get_mut(name) {
+        Some(device) => {
+            device.errors.append(&mut errors);
+            Ok(devices)
         }
-        None => Err(errors.into_iter().next().unwrap_or_else(|| {
-            gone(
-                format!("/sys/class/block/{name}"),
-                "the device is not there any more",
-            )
-        })),
+        None => Err(errors.into_iter().next().unwrap_or_else(|| left(name))),
     }
+}
+
+fn left(name: &KernelName) -> ReadError {
+    gone(
+        format!("/sys/class/block/{name}"),
+        "the device is not there any more",
+    )
 }
 
 /// Proves one device blank without any memory and fills in its `content.blank`.
@@ -619,6 +826,24 @@ fn names(
 ) -> Vec<KernelName> {
     let wanted = devices.values().filter(|device| wanted(device));
     wanted.map(|device| device.name.clone()).collect()
+}
+
+/// Whether it is one of the disks and partitions that this process holds, and not another under the same name.
+fn is_held(device: &BlockDevice, held: &BTreeMap<KernelName, BlockDevice>) -> bool {
+    held.get(&device.name)
+        .is_some_and(|seen| seen.dev == device.dev && seen.diskseq == device.diskseq)
+}
+
+/// Whether it is a partition of one of these disks: it is not read beside whoever is at work on it.
+fn of_held(
+    devices: &BTreeMap<KernelName, BlockDevice>,
+    name: &KernelName,
+    held: &BTreeMap<KernelName, BlockDevice>,
+) -> bool {
+    let disk = devices
+        .get(name)
+        .and_then(|device| devices.get(&device.partition.as_ref()?.disk));
+    disk.is_some_and(|disk| is_held(disk, held))
 }
 
 fn set_content(

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use nix::dir::Dir as NixDir;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstatat};
+use rustix::fs::{FileType, RawDir};
 
 use super::error::invalid;
 use crate::host::HostRoot;
@@ -190,13 +191,35 @@ impl Dir<'_> {
 
     /// Names in a directory below it, sorted, but for those that begin with a dot.
     pub(crate) fn list(&self, name: &str) -> io::Result<Vec<String>> {
+        let names = self.entries(name, |_| true)?;
+        let path = || match name {
+            "." => self.path.clone(),
+            _ => self.below(name),
+        };
+        self.source
+            .note(self.part, path, || Got::Directory(names.clone()));
+        Ok(names)
+    }
+
+    /// Names of the directories in it, sorted, but for those that begin with a dot. What the filesystem does not
+    /// call by its kind is among them.
+    pub(crate) fn directories(&self) -> io::Result<Vec<String>> {
+        self.entries(".", |kind| {
+            matches!(kind, FileType::Directory | FileType::Unknown)
+        })
+    }
+
+    fn entries(&self, name: &str, wanted: impl Fn(FileType) -> bool) -> io::Result<Vec<String>> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let dir = openat(&self.fd, name, flags, Mode::empty())?;
+        // Room for the whole of nearly every directory, so that it takes one call, and one that says it was all.
+        let mut room = [MaybeUninit::uninit(); 8192];
+        let mut entries = RawDir::new(dir, &mut room);
         let mut names = Vec::new();
-        let mut dir = NixDir::openat(&self.fd, name, flags, Mode::empty())?;
-        for entry in dir.iter() {
+        while let Some(entry) = entries.next() {
             let entry = entry?;
             let bytes = entry.file_name().to_bytes();
-            if bytes.first() == Some(&b'.') {
+            if bytes.first() == Some(&b'.') || !wanted(entry.file_type()) {
                 continue;
             }
             let text = std::str::from_utf8(bytes)
@@ -204,12 +227,6 @@ impl Dir<'_> {
             names.push(text.to_owned());
         }
         names.sort_unstable();
-        let path = || match name {
-            "." => self.path.clone(),
-            _ => self.below(name),
-        };
-        self.source
-            .note(self.part, path, || Got::Directory(names.clone()));
         Ok(names)
     }
 

@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::error::{is_gone, malformed, unreadable};
+use super::error::{gone, is_gone, malformed, unreadable};
+use super::memory::Activity;
 use super::source::{Buffer, Dir, Part, Source};
 use super::transport::{self, Guess};
 use super::{identity, links};
 use crate::model::{
-    BlockDevice, DevNum, DmInfo, DmKind, KernelName, Location, LoopInfo, MdInfo, PartitionOf,
-    ReadError, Transport,
+    BlockDevice, Content, DevNum, DmInfo, DmKind, KernelName, Location, LoopInfo, MdInfo,
+    PartitionOf, ReadError, Transport,
 };
 
 /// sysfs counts sizes and starts in units of 512 bytes, whatever the sector size.
@@ -23,6 +24,8 @@ const UNIT: u64 = 512;
 const PARALLEL_FROM: usize = 48;
 /// The most threads for sysfs.
 const MAX_THREADS: usize = 4;
+/// Room for the stack of each: buffers of a few pages.
+const STACK: usize = 128 << 10;
 
 /// A device's place in sysfs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,70 +37,304 @@ struct Entry {
 
 /// Every block device of the host, and the failures that concern none of them.
 pub(crate) fn devices(source: Source<'_>) -> (BTreeMap<KernelName, BlockDevice>, Vec<ReadError>) {
-    let (entries, mut errors) = entries(source, None);
-    let groups = groups(&entries);
+    let (entries, mut errors) = match Class::open(source) {
+        Ok(class) => class.entries(&class.names),
+        Err(error) => (Vec::new(), vec![error]),
+    };
+    let (mut devices, failed) = read_groups(source, &groups(&entries));
+    errors.extend(failed);
+    link_partitions(&mut devices);
+    (devices, errors)
+}
+
+/// What [`devices_again`] found.
+pub(crate) struct Again {
+    pub(crate) devices: BTreeMap<KernelName, BlockDevice>,
+    /// Counts of writes and discards, of the devices whose content may be remembered.
+    pub(crate) activity: HashMap<KernelName, Activity>,
+    pub(crate) errors: Vec<ReadError>,
+}
+
+/// Every block device of the host, of which `before` was seen earlier: what may bear on *another* disk is read
+/// again, the rest is taken over.
+///
+/// A name stands for the same disk while its disk sequence number is the same (the kernel gives each number once
+/// per boot, and a loop device a new one whenever it is bound or unbound). Of such a disk its size and identity
+/// are read again, of a partition its place, of a loop device its file, and everything of what is built on
+/// other devices (device-mapper, md, bcache and others without hardware): through these alone can one disk
+/// come to be used by another. Not read again are attributes that concern a disk itself only (read-only,
+/// removable, sector sizes, rotational, discards, place) and its holders, each of which is such a device
+/// and names what it is built on. What is new, has no sequence number, could not be read before, or
+/// cannot be read now is read whole.
+pub(crate) fn devices_again(
+    source: Source<'_>,
+    before: &BTreeMap<KernelName, BlockDevice>,
+) -> Again {
+    let class = match Class::open(source) {
+        Ok(class) => class,
+        Err(error) => {
+            return Again {
+                devices: BTreeMap::new(),
+                activity: HashMap::new(),
+                errors: vec![error],
+            };
+        }
+    };
+    let known: Vec<&BlockDevice> = class
+        .names
+        .iter()
+        .filter_map(|name| before.get(name.as_str()))
+        .collect();
+    let (parts, mut errors) = in_parallel(&known, |device, buffer, found: &mut Vec<_>, _| {
+        found.extend(read_again(source, device, buffer));
+    });
+    let mut devices = BTreeMap::new();
+    let mut activity = HashMap::new();
+    for (device, counts) in parts {
+        if let Some(counts) = counts {
+            activity.insert(device.name.clone(), counts);
+        }
+        devices.insert(device.name.clone(), device);
+    }
+    let left: Vec<String> = class
+        .names
+        .iter()
+        .filter(|name| !devices.contains_key(name.as_str()))
+        .cloned()
+        .collect();
+    let (mut entries, failed) = class.entries(&left);
+    errors.extend(failed);
+    // A partition is read with its disk.
+    let parents: Vec<&str> = entries
+        .iter()
+        .filter_map(|entry| Some(entry.path.rsplit_once('/')?.0))
+        .collect();
+    let disks: Vec<Entry> = devices
+        .values()
+        .filter(|device| parents.contains(&device.sys_path.as_str()))
+        .map(|device| Entry {
+            name: device.name.clone(),
+            path: device.sys_path.clone(),
+        })
+        .collect();
+    entries.extend(disks);
+    let (whole, failed) = read_groups(source, &groups(&entries));
+    errors.extend(failed);
+    for name in whole.keys() {
+        activity.remove(name);
+    }
+    devices.extend(whole);
+    link_partitions(&mut devices);
+    Again {
+        devices,
+        activity,
+        errors,
+    }
+}
+
+/// A device that was seen before, and its counts if its content may be remembered by them. `None` when it must be
+/// read whole.
+fn read_again(
+    source: Source<'_>,
+    before: &BlockDevice,
+    buffer: &mut Buffer,
+) -> Option<(BlockDevice, Option<Activity>)> {
+    before.diskseq?;
+    let bare = matches!(
+        before.transport,
+        Transport::Loop | Transport::Ram | Transport::Zram | Transport::Nbd
+    );
+    let stacked =
+        before.is_whole_disk() && before.sys_path.starts_with("devices/virtual/") && !bare;
+    if stacked || before.hidden || !before.errors.is_empty() {
+        return None;
+    }
+    let dir = source.open(Part::Sys, before.sys_path.clone()).ok()?;
+    let uevent = Uevent::parse(dir.read("uevent", buffer).ok()?);
+    let kind = match before.partition {
+        Some(_) => Kind::Partition,
+        None => Kind::Disk,
+    };
+    let same = uevent.dev == Some(before.dev)
+        && uevent.diskseq == before.diskseq
+        && uevent.kind == Some(kind);
+    if !same {
+        return None;
+    }
+    let mut device = BlockDevice {
+        partitions: Vec::new(),
+        links: Vec::new(),
+        udev: None,
+        content: Content::default(),
+        ..before.clone()
+    };
+    let mut probe = Probe {
+        source,
+        dir,
+        buffer,
+        errors: Vec::new(),
+    };
+    let mut iostats = "queue/iostats";
+    if let Some(place) = &mut device.partition {
+        device.size = probe.units("size");
+        place.start = probe.units("start")?;
+        iostats = "../queue/iostats";
+    } else if device.transport == Transport::Loop {
+        // One that is not bound stays so while its number does.
+        if device.loop_info.is_none() && device.size == Some(0) {
+            return Some((device, None));
+        }
+        device.size = probe.units("size");
+        device.loop_info = probe.loop_info();
+    } else {
+        device.size = probe.units("size");
+        if !bare {
+            let path = device.sys_path.clone();
+            let guess = transport::guess(device.name.as_str(), &path);
+            device.ids = crate::model::DeviceIds::default();
+            probe.ids(&mut device, &guess);
+        }
+    }
+    let counted = probe.optional(iostats, |bytes| {
+        (bytes.first() == Some(&b'1')).then_some(())
+    });
+    let activity = counted.and_then(|()| probe.optional("stat", Activity::parse));
+    probe.errors.is_empty().then_some((device, activity))
+}
+
+/// Does `work` on each item, on as many threads as there is use for; what it found, and failures that concern no
+/// single item.
+fn in_parallel<T: Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(&T, &mut Buffer, &mut Vec<R>, &mut Vec<ReadError>) + Sync,
+) -> (Vec<R>, Vec<ReadError>) {
     let next = AtomicUsize::new(0);
-    let work = || {
+    let run = || {
         let mut buffer = Buffer::new();
         let mut found = Vec::new();
         let mut errors = Vec::new();
-        while let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
-            read_group(source, group, &mut buffer, &mut found, &mut errors);
+        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+            work(item, &mut buffer, &mut found, &mut errors);
         }
         (found, errors)
     };
-    let threads = match groups.len() {
+    let threads = match items.len() {
         few if few < PARALLEL_FROM => 1,
         _ => std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS)),
     };
     let parts = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let mut parts = vec![Ok(work())];
+        // Where the system gives no thread, this one does all the work.
+        let others: Vec<_> = (1..threads)
+            .filter_map(|_| {
+                std::thread::Builder::new()
+                    .stack_size(STACK)
+                    .spawn_scoped(scope, run)
+                    .ok()
+            })
+            .collect();
+        let mut parts = vec![Ok(run())];
         parts.extend(others.into_iter().map(std::thread::ScopedJoinHandle::join));
         parts
     });
-    let mut devices = BTreeMap::new();
+    let mut all = (Vec::new(), Vec::new());
     for part in parts {
         match part {
-            Ok((found, failed)) => {
-                devices.extend(
-                    found
-                        .into_iter()
-                        .map(|device| (device.name.clone(), device)),
-                );
-                errors.extend(failed);
+            Ok((found, errors)) => {
+                all.0.extend(found);
+                all.1.extend(errors);
             }
-            Err(_) => errors.push(malformed(
+            Err(_) => all.1.push(malformed(
                 "/sys/class/block",
                 "a thread that read it broke off: devices are missing from this list",
             )),
         }
     }
-    link_partitions(&mut devices);
+    all
+}
+
+/// Reads disks, each with its partitions.
+fn read_groups(
+    source: Source<'_>,
+    groups: &[Vec<Entry>],
+) -> (BTreeMap<KernelName, BlockDevice>, Vec<ReadError>) {
+    let (found, errors) = in_parallel(groups, |group, buffer, found, errors| {
+        read_group(source, group, buffer, found, errors);
+    });
+    let devices = found
+        .into_iter()
+        .map(|device| (device.name.clone(), device))
+        .collect();
     (devices, errors)
 }
 
-/// One device with the disk it belongs to and the partitions of that disk.
+/// One device with the disk it belongs to and the partitions of that disk, from their own directories: of the
+/// other devices nothing is read.
 pub(crate) fn family(
     source: Source<'_>,
     name: &KernelName,
 ) -> (BTreeMap<KernelName, BlockDevice>, Vec<ReadError>) {
-    let (entries, mut errors) = entries(source, Some(name));
-    let mut devices = BTreeMap::new();
-    let mut buffer = Buffer::new();
-    let mut found = Vec::new();
-    for group in groups(&entries) {
-        if group.iter().any(|entry| entry.name == *name) {
-            read_group(source, &group, &mut buffer, &mut found, &mut errors);
-        }
-    }
-    devices.extend(
-        found
-            .into_iter()
-            .map(|device| (device.name.clone(), device)),
-    );
+    let (mut devices, errors) = match kin(source, name) {
+        Ok(group) => read_groups(source, &[group]),
+        Err(error) => (BTreeMap::new(), vec![error]),
+    };
     link_partitions(&mut devices);
     (devices, errors)
+}
+
+/// The places of a device's disk and of its partitions, the disk first.
+fn kin(source: Source<'_>, name: &KernelName) -> Result<Vec<Entry>, ReadError> {
+    let shown = |path: &str| Source::shown(Part::Sys, path);
+    let class = source
+        .open(Part::Sys, CLASS.to_owned())
+        .map_err(|error| unreadable(shown(CLASS), &error))?;
+    let target = match class.link(name.as_str()) {
+        Ok(target) => target,
+        Err(error) if is_gone(&error) => {
+            return Err(gone(
+                class.shown(name.as_str()),
+                "the device is not there any more",
+            ));
+        }
+        Err(error) => return Err(unreadable(class.shown(name.as_str()), &error)),
+    };
+    let mut disk = class.place(name.clone(), &target)?;
+    let mut buffer = Buffer::new();
+    let mut kind = |dir: &Dir<'_>, file: &str| match dir.read(file, &mut buffer) {
+        Ok(bytes) => Ok(Uevent::parse(bytes).kind),
+        Err(error) if says_nothing(&error) || is_gone(&error) => Ok(None),
+        Err(error) => Err(unreadable(dir.shown(file), &error)),
+    };
+    let open = |path: &str| {
+        let dir = source.open(Part::Sys, path.to_owned());
+        dir.map_err(|error| unreadable(shown(path), &error))
+    };
+    if kind(&open(&disk.path)?, "uevent")? == Some(Kind::Partition) {
+        let above = disk.path.rsplit_once('/').map_or("", |(above, _)| above);
+        let last = above.rsplit('/').next().unwrap_or_default();
+        disk = Entry {
+            name: KernelName::new(last)
+                .map_err(|error| malformed(shown(above), error.to_string()))?,
+            path: above.to_owned(),
+        };
+    }
+    let dir = open(&disk.path)?;
+    let below = dir
+        .directories()
+        .map_err(|error| unreadable(shown(&disk.path), &error))?;
+    let mut group = vec![disk];
+    for text in below {
+        let Ok(name) = KernelName::new(&text) else {
+            continue; // no device has such a name
+        };
+        if kind(&dir, &format!("{text}/uevent"))? == Some(Kind::Partition) {
+            let path = format!(
+                "{}/{text}",
+                group.first().map_or("", |disk| disk.path.as_str())
+            );
+            group.push(Entry { name, path });
+        }
+    }
+    Ok(group)
 }
 
 fn link_partitions(devices: &mut BTreeMap<KernelName, BlockDevice>) {
@@ -118,48 +355,54 @@ fn link_partitions(devices: &mut BTreeMap<KernelName, BlockDevice>) {
     }
 }
 
-/// The links of `/sys/class/block`, resolved. With `only`, links that cannot belong to that device's disk are
-/// still read: a partition's name does not always begin with its disk's.
-fn entries(source: Source<'_>, only: Option<&KernelName>) -> (Vec<Entry>, Vec<ReadError>) {
-    const CLASS: &str = "class/block";
-    let mut errors = Vec::new();
-    let mut entries = Vec::new();
-    let class = source
-        .open(Part::Sys, CLASS.to_owned())
-        .and_then(|class| class.list(".").map(|names| (class, names)));
-    let (class, names) = match class {
-        Ok(both) => both,
-        Err(error) => {
-            errors.push(unreadable(Source::shown(Part::Sys, CLASS), &error));
-            return (entries, errors);
-        }
-    };
-    // A disk and its partitions share the first letters: enough to leave out most links when one is asked for.
-    let stem = only.map(|name| name.as_str().chars().take(2).collect::<String>());
-    for text in names {
-        if stem.as_ref().is_some_and(|stem| !text.starts_with(stem)) {
-            continue;
-        }
-        let name = match KernelName::new(&text) {
-            Ok(name) => name,
-            Err(error) => {
-                errors.push(malformed(class.shown(""), error.to_string()));
-                continue;
+const CLASS: &str = "class/block";
+
+/// `/sys/class/block`, listed.
+struct Class<'a> {
+    dir: Dir<'a>,
+    names: Vec<String>,
+}
+
+impl<'a> Class<'a> {
+    fn open(source: Source<'a>) -> Result<Self, ReadError> {
+        source
+            .open(Part::Sys, CLASS.to_owned())
+            .and_then(|dir| dir.list(".").map(|names| Self { dir, names }))
+            .map_err(|error| unreadable(Source::shown(Part::Sys, CLASS), &error))
+    }
+
+    /// The links of these names, resolved.
+    fn entries(&self, names: &[String]) -> (Vec<Entry>, Vec<ReadError>) {
+        let mut errors = Vec::new();
+        let mut entries = Vec::new();
+        for text in names {
+            let place = KernelName::new(text)
+                .map_err(|error| malformed(self.dir.shown(""), error.to_string()))
+                .and_then(|name| match self.dir.link(text) {
+                    Ok(target) => self.dir.place(name, &target).map(Some),
+                    Err(error) if is_gone(&error) => Ok(None), // it left while we looked
+                    Err(error) => Err(unreadable(self.dir.shown(text), &error)),
+                });
+            match place {
+                Ok(place) => entries.extend(place),
+                Err(error) => errors.push(error),
             }
-        };
-        match class.link(&text) {
-            Ok(target) => match canonical(CLASS, &target) {
-                Some(path) => entries.push(Entry { name, path }),
-                None => errors.push(malformed(
-                    class.shown(&text),
-                    format!("leads to {target:?}, which is not below /sys/devices"),
-                )),
-            },
-            Err(error) if is_gone(&error) => {} // it left while we looked
-            Err(error) => errors.push(unreadable(class.shown(&text), &error)),
+        }
+        (entries, errors)
+    }
+}
+
+impl Dir<'_> {
+    /// The place that a link in `/sys/class/block` leads to.
+    fn place(&self, name: KernelName, target: &str) -> Result<Entry, ReadError> {
+        match canonical(CLASS, target) {
+            Some(path) => Ok(Entry { name, path }),
+            None => Err(malformed(
+                self.shown(name.as_str()),
+                format!("leads to {target:?}, which is not below /sys/devices"),
+            )),
         }
     }
-    (entries, errors)
 }
 
 /// Where a link in the directory `base` leads, as a path below `/sys/devices`.
@@ -460,13 +703,7 @@ impl Probe<'_, '_> {
         }
         match device.transport {
             Transport::Loop => {
-                // The kernel's own path of a file: kept as it is, it may be compared.
-                device.loop_info = self
-                    .optional("loop/backing_file", |bytes| {
-                        let text = String::from_utf8_lossy(bytes);
-                        Some(text.strip_suffix('\n').unwrap_or(&text).to_owned())
-                    })
-                    .map(|backing_file| LoopInfo { backing_file });
+                device.loop_info = self.loop_info();
             }
             Transport::Dm => {
                 device.slaves = self.names("slaves");
@@ -526,6 +763,15 @@ impl Probe<'_, '_> {
         }
     }
 
+    /// The kernel's own path of a loop device's file: kept as it is, it may be compared.
+    fn loop_info(&mut self) -> Option<LoopInfo> {
+        let backing_file = self.optional("loop/backing_file", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            Some(text.strip_suffix('\n').unwrap_or(&text).to_owned())
+        })?;
+        Some(LoopInfo { backing_file })
+    }
+
     fn dm(&mut self) -> DmInfo {
         let name = self.text("dm/name");
         let uuid = self.text("dm/uuid");
@@ -536,7 +782,12 @@ impl Probe<'_, '_> {
             Some((part, _)) if part.starts_with("part") => DmKind::Partition,
             _ => DmKind::Other,
         };
-        DmInfo { name, uuid, kind }
+        DmInfo {
+            name,
+            uuid,
+            kind,
+            suspended: self.flag("dm/suspended"),
+        }
     }
 
     /// `None` for a partition of an array or a node without an array behind it.

@@ -60,6 +60,9 @@ impl FakeHost {
     pub(crate) fn link(&self, path: &str, target: &str) -> &Self {
         let path = self.dir.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
+        if path.is_symlink() {
+            fs::remove_file(&path).unwrap();
+        }
         symlink(target, path).unwrap();
         self
     }

@@ -209,6 +209,7 @@ fn stacked_devices_say_what_they_are_built_on() {
     blank_disk(&mut host, "virtual/block/dm-0")
         .attribute("dm/name", "vg-root\n")
         .attribute("dm/uuid", "LVM-abc\n")
+        .attribute("dm/suspended", "0\n")
         .attribute("slaves/sda2", "");
     blank_disk(&mut host, "virtual/block/md127")
         .attribute("md/level", "raid1\n")
@@ -302,6 +303,63 @@ fn a_partition_that_the_table_describes_alike_takes_its_content_from_there() {
     assert_eq!(device(&seen, "sda1").content.state, ContentState::Read);
     let state = &device(&seen, "sda2").content.state;
     assert!(matches!(state, ContentState::Failed(_)), "{state:?}");
+}
+
+#[test]
+fn a_suspended_map_and_what_is_built_on_it_are_never_read() {
+    let mut host = FakeHost::new();
+    for (map, number, suspended) in [("dm-0", "252:0", "1\n"), ("dm-1", "252:1", "0\n")] {
+        let (major, minor) = number.split_once(':').unwrap();
+        blank_disk(&mut host, &format!("virtual/block/{map}"))
+            .attribute(
+                "uevent",
+                format!("MAJOR={major}\nMINOR={minor}\nDEVTYPE=disk\n"),
+            )
+            .attribute("dm/name", map)
+            .attribute("dm/uuid", "LVM-abc\n")
+            .attribute("dm/suspended", suspended);
+    }
+    // On the suspended one: a map, an array over that, a loop device over its node, one over a file on it.
+    blank_disk(&mut host, "virtual/block/dm-2")
+        .attribute("dm/name", "crypt\n")
+        .attribute("dm/uuid", "CRYPT-abc\n")
+        .attribute("dm/suspended", "0\n")
+        .attribute("slaves/dm-0", "");
+    blank_disk(&mut host, "virtual/block/md127")
+        .attribute("md/array_state", "clean\n")
+        .attribute("md/dev-dm-2/state", "in_sync\n");
+    blank_disk(&mut host, "virtual/block/loop3").attribute("loop/backing_file", "/dev/dm-0\n");
+    blank_disk(&mut host, "virtual/block/loop4").attribute("loop/backing_file", "/data/image\n");
+    blank_disk(&mut host, "virtual/block/loop5").attribute("loop/backing_file", "/image\n");
+    host.file(
+        "proc/1/mountinfo",
+        "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 252:0 / /data rw - ext4 /dev/dm-0 rw\n",
+    );
+    let seen = pass(&host);
+    let state = |name: &str| device(&seen, name).content.state.clone();
+    let ContentState::NotRead(why) = state("dm-0") else {
+        panic!("{:?}", state("dm-0"));
+    };
+    assert!(why.starts_with("it is suspended"), "{why}");
+    for name in ["dm-2", "md127", "loop3", "loop4"] {
+        let expected = "reads of it would wait for dm-0, which is suspended".to_owned();
+        assert_eq!(state(name), ContentState::NotRead(expected), "{name}");
+    }
+    for name in ["dm-1", "loop5"] {
+        assert_eq!(state(name), ContentState::Read, "{name}");
+    }
+    // What does not say whether it is suspended is not read either, and that is a failed read.
+    host.remove("sys/devices/virtual/block/dm-1/dm/suspended");
+    let seen = pass(&host);
+    assert!(matches!(
+        device(&seen, "dm-1").content.state,
+        ContentState::NotRead(_)
+    ));
+    assert!(
+        device(&seen, "dm-1").errors[0]
+            .what
+            .ends_with("dm-1/dm/suspended")
+    );
 }
 
 #[test]

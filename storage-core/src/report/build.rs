@@ -30,7 +30,7 @@ pub struct Producer<'a> {
 pub enum Detail {
     /// Everything but the single checks.
     Normal,
-    /// The single checks, too.
+    /// The single checks, too, where the classification has them.
     Checks,
 }
 
@@ -55,7 +55,7 @@ pub fn report(
     )
 }
 
-/// Builds the report of one device, which may be a partition, with every check.
+/// Builds the report of one device, which may be a partition, with every check that the classification has.
 #[must_use]
 pub fn report_one(
     producer: Producer<'_>,
@@ -296,6 +296,7 @@ fn dm(info: &DmInfo) -> DmReport {
         name: info.name.clone(),
         uuid: info.uuid.clone(),
         kind: kind.to_owned(),
+        suspended: info.suspended,
     }
 }
 

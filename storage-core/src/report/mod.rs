@@ -311,6 +311,9 @@ pub struct DmReport {
         schemars(extend("enum" = ["lvm", "crypt", "multipath", "partition", "other"]))
     )]
     pub kind: String,
+    /// Whether it is suspended: reads of it wait. Absent when the kernel did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended: Option<bool>,
 }
 
 /// Software RAID attributes.

@@ -173,6 +173,7 @@ fn what_is_on_a_disk_and_how_it_is_built_is_told_as_data() {
         name: "vg-lv".to_owned(),
         uuid: "LVM-x".to_owned(),
         kind: DmKind::Lvm,
+        suspended: Some(true),
     });
     sda.content.table.as_mut().unwrap().gpt = Some(GptState {
         primary: true,

@@ -13,8 +13,8 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -23,7 +23,11 @@ use disk_discovery_tests::disk::run_tool;
 use disk_discovery_tests::image::{poke, sparse};
 use disk_discovery_tests::run::binary;
 use disk_discovery_tests::{LoopDisk, Sandbox};
+use nix::fcntl::OFlag;
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::time::TimeValLike;
+use nix::unistd::Pid;
 use storage_core::classify::classify;
 use storage_core::model::{Blankness, KernelName, Policy, ProofDepth};
 use storage_core::observe::Observer;
@@ -32,6 +36,8 @@ use storage_core::observe::read::ReadAt;
 use storage_core::progress::Silent;
 
 const MIB: u64 = 1 << 20;
+/// After this time a contestant is stopped.
+const LIMIT: Duration = Duration::from_secs(300);
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -44,11 +50,13 @@ fn main() {
         ["pass"] => passes(&machine(Sandbox::with_all_devices)),
         ["proof"] => proofs(&machine(Sandbox::new)),
         ["prepare"] => preparations(&machine(Sandbox::new)),
+        // Each part in a process of its own, which takes its mounts along when it ends.
         ["all"] => {
-            passes(&machine(Sandbox::with_all_devices));
-            let sandbox = Sandbox::new();
-            proofs(&sandbox);
-            preparations(&sandbox);
+            for part in ["pass", "proof", "prepare"] {
+                let me = std::env::current_exe().unwrap();
+                let status = Command::new(me).arg(part).status().unwrap();
+                assert!(status.success(), "bench {part}: {status}");
+            }
         }
         _ => panic!("usage: bench all|pass|proof|prepare"),
     }
@@ -58,28 +66,51 @@ fn main() {
 fn machine(sandbox: impl FnOnce() -> Sandbox) -> Sandbox {
     let machine = run_tool("uname", &["-srm"]);
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    println!("Machine: {}, {cores} cores.\n", machine.trim());
+    let load = fs::read_to_string("/proc/loadavg").unwrap();
+    let load = load.split_whitespace().next().unwrap();
+    println!(
+        "Machine: {}, {cores} cores; load before the start {load}.\n",
+        machine.trim()
+    );
     sandbox()
 }
 
-/// Runs a command, its output thrown away; prints nanoseconds and peak KiB of it and its children.
+/// Runs a command, its output thrown away; prints nanoseconds, peak KiB and nanoseconds of processor time of it and
+/// its children.
 fn measure(command: &[&str]) {
     let began = Instant::now();
-    let status = Command::new(command[0])
+    let mut child = Command::new(command[0])
         .args(&command[1..])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .status()
+        .spawn()
         .unwrap_or_else(|e| panic!("{}: {e}", command[0]));
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    // Ends with this process, right after the command.
+    std::thread::spawn(move || {
+        std::thread::sleep(LIMIT);
+        kill(pid, Signal::SIGKILL).expect("the command is this process's child");
+    });
+    let status = child.wait().unwrap();
     let took = began.elapsed();
-    let peak = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().max_rss();
-    println!("{} {peak} {}", took.as_nanos(), status.code().unwrap_or(-1));
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
+    let busy = usage.user_time() + usage.system_time();
+    println!(
+        "{} {} {} {}",
+        took.as_nanos(),
+        usage.max_rss(),
+        busy.num_nanoseconds(),
+        status.code().unwrap_or(-1)
+    );
 }
 
 /// Reads the files of a list, one line each: `f PATH`, `d PATH`, `l PATH` or `p PATH OFFSET LENGTH`.
 fn floor(list: &Path) {
     let text = fs::read_to_string(list).unwrap();
-    let mut buffer = vec![0; 1 << 20];
+    // Devices are read past the cache, as the pass reads them.
+    let mut room = vec![0; (1 << 20) + 4096];
+    let skip = room.as_ptr().align_offset(4096);
+    let buffer = &mut room[skip..skip + (1 << 20)];
     let mut device: Option<(&str, File)> = None;
     for line in text.lines() {
         let mut words = line.split('\t');
@@ -103,7 +134,11 @@ fn floor(list: &Path) {
                 let offset = words.next().unwrap().parse().unwrap();
                 let length: usize = words.next().unwrap().parse().unwrap();
                 if device.as_ref().is_none_or(|(open, _)| *open != path) {
-                    device = File::open(path).ok().map(|file| (path, file));
+                    let direct = OpenOptions::new()
+                        .read(true)
+                        .custom_flags(OFlag::O_DIRECT.bits())
+                        .open(path);
+                    device = direct.ok().map(|file| (path, file));
                 }
                 if let Some((_, file)) = &device {
                     drop(file.read_at(&mut buffer[..length.min(1 << 20)], offset));
@@ -195,7 +230,10 @@ fn what_is_read(command: &[String], trace: &Path) -> String {
 struct Contestant {
     name: &'static str,
     command: Vec<String>,
+    /// The most rounds: what takes long is measured less often.
+    rounds: u32,
     nanos: Vec<u128>,
+    busy: Vec<u128>,
     peak_kib: i64,
 }
 
@@ -204,7 +242,9 @@ impl Contestant {
         Self {
             name,
             command: command.iter().map(|&word| word.to_owned()).collect(),
+            rounds: u32::MAX,
             nanos: Vec::new(),
+            busy: Vec::new(),
             peak_kib: 0,
         }
     }
@@ -223,12 +263,16 @@ impl Contestant {
             .collect();
         self.nanos.push(numbers[0].unsigned_abs());
         self.peak_kib = self.peak_kib.max(i64::try_from(numbers[1]).unwrap());
+        self.busy.push(numbers[2].unsigned_abs());
     }
 
     fn median(&self) -> Duration {
-        let mut sorted = self.nanos.clone();
-        sorted.sort_unstable();
-        Duration::from_nanos(u64::try_from(sorted[sorted.len() / 2]).unwrap())
+        middle(&self.nanos)
+    }
+
+    /// Processor time, which other work on the machine bears upon less.
+    fn median_busy(&self) -> Duration {
+        middle(&self.busy)
     }
 
     /// System calls made, and processes started besides the first.
@@ -258,6 +302,12 @@ impl Contestant {
     }
 }
 
+fn middle(nanos: &[u128]) -> Duration {
+    let mut sorted = nanos.to_vec();
+    sorted.sort_unstable();
+    Duration::from_nanos(u64::try_from(sorted[sorted.len() / 2]).unwrap())
+}
+
 fn milliseconds(time: Duration) -> String {
     format!("{:.1}", time.as_secs_f64() * 1e3)
 }
@@ -266,9 +316,10 @@ fn take_turns(contestants: &mut [Contestant], rounds: u32) {
     for contestant in contestants.iter_mut() {
         contestant.run();
         contestant.nanos.clear();
+        contestant.busy.clear();
     }
-    for _ in 0..rounds {
-        for contestant in contestants.iter_mut() {
+    for round in 0..rounds {
+        for contestant in contestants.iter_mut().filter(|c| round < c.rounds) {
             contestant.run();
         }
     }
@@ -278,9 +329,9 @@ fn passes(sandbox: &Sandbox) {
     let counts = std::env::var("DEVICES").unwrap_or_else(|_| "1 64 1000".to_owned());
     println!("## A full pass\n");
     println!(
-        "| devices | what | ms (median) | pass is × this | system calls | processes started | peak MiB |"
+        "| devices | what | ms (median) | pass is × this | processor ms | pass is × this | system calls | processes started | peak MiB |"
     );
-    println!("|--:|---|--:|--:|--:|--:|--:|");
+    println!("|--:|---|--:|--:|--:|--:|--:|--:|--:|");
     let mut disks: Vec<LoopDisk> = Vec::new();
     for count in counts
         .split_whitespace()
@@ -308,15 +359,18 @@ fn passes(sandbox: &Sandbox) {
                 &[me.to_str().unwrap(), "floor", list.to_str().unwrap()],
             ),
         ];
+        contestants[2].rounds = if count > 100 { 2 } else { 5 };
         take_turns(&mut contestants, if count > 100 { 7 } else { 21 });
-        let ours = contestants[0].median();
+        let ours = (contestants[0].median(), contestants[0].median_busy());
         for contestant in &contestants {
             let (calls, started) = contestant.calls(&sandbox.path().join("calls"));
             println!(
-                "| {count} | {} | {} | {:.2} | {calls} | {started} | {:.1} |",
+                "| {count} | {} | {} | {:.2} | {} | {:.2} | {calls} | {started} | {:.1} |",
                 contestant.name,
                 milliseconds(contestant.median()),
-                ours.as_secs_f64() / contestant.median().as_secs_f64(),
+                ours.0.as_secs_f64() / contestant.median().as_secs_f64(),
+                milliseconds(contestant.median_busy()),
+                ours.1.as_secs_f64() / contestant.median_busy().as_secs_f64(),
                 contestant.peak_kib as f64 / 1024.0,
             );
         }
@@ -488,61 +542,78 @@ fn proofs(sandbox: &Sandbox) {
 
 fn preparations(sandbox: &Sandbox) {
     println!("## Preparing eight disks of 10 GiB\n");
-    println!("| filesystem | what | s (median of 3) | preparing is × this |");
-    println!("|---|---|--:|--:|");
-    for filesystem in ["ext4", "xfs"] {
-        let (mut ours, mut one_by_one, mut slowest) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..3 {
-            let disks: Vec<_> = (0..8)
-                .map(|i| sandbox.blank(&format!("prepare-{i}"), 10 << 30))
-                .collect();
-            let mut command = Command::new(binary());
-            command.args(["--once", "--transports=loop", "--mount-root=/srv/longhorn"]);
-            command.arg(format!("--filesystem={filesystem}"));
-            for disk in &disks {
-                command.arg(format!("--include=path={}", disk.node().display()));
-            }
-            let began = Instant::now();
-            let output = command.output().unwrap();
-            ours.push(began.elapsed());
-            assert!(
-                output.status.success(),
-                "{}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-            assert!(disks.iter().all(|disk| disk.mount_points().len() == 1));
-            drop(disks);
-
-            let disks: Vec<_> = (0..8)
-                .map(|i| sandbox.blank(&format!("plain-{i}"), 10 << 30))
-                .collect();
-            let mut each = Vec::new();
-            for (index, disk) in disks.iter().enumerate() {
-                let point = format!("/srv/plain-{index}");
-                fs::create_dir_all(&point).unwrap();
-                let node = disk.node().to_str().unwrap();
-                let began = Instant::now();
-                match filesystem {
-                    "ext4" => run_tool("mkfs.ext4", &["-q", "-F", "-m", "0", node]),
-                    _ => run_tool("mkfs.xfs", &["-q", node]),
-                };
-                run_tool("mount", &[node, &point]);
-                each.push(began.elapsed());
-            }
-            one_by_one.push(each.iter().sum());
-            slowest.push(*each.iter().max().unwrap());
-        }
-        let ours = median(ours);
-        let line = |what: &str, time: Duration| {
-            println!(
-                "| {filesystem} | {what} | {:.2} | {:.2} |",
-                time.as_secs_f64(),
-                ours.as_secs_f64() / time.as_secs_f64()
-            );
-        };
-        line("disk-discovery --once", ours);
-        line("mkfs and mount, one after the other", median(one_by_one));
-        line("mkfs and mount, the slowest alone", median(slowest));
-    }
+    println!("| devices | filesystem | what | s (median) | preparing is × this |");
+    println!("|--:|---|---|--:|--:|");
+    prepare_among(sandbox, 8, "ext4");
+    prepare_among(sandbox, 8, "xfs");
+    let others: Vec<LoopDisk> = (8..1000)
+        .map(|i| sandbox.blank(&format!("other-{i}"), 64 * MIB))
+        .collect();
+    prepare_among(sandbox, 1000, "ext4");
+    drop(others);
     println!();
+}
+
+/// Prepares eight new disks; the time it took.
+fn prepare(sandbox: &Sandbox, filesystem: &str, more: &[&str]) -> Duration {
+    let disks: Vec<_> = (0..8)
+        .map(|i| sandbox.blank(&format!("prepare-{i}"), 10 << 30))
+        .collect();
+    let mut command = Command::new("timeout");
+    command.arg(LIMIT.as_secs().to_string()).arg(binary());
+    command.args(["--once", "--transports=loop", "--mount-root=/srv/longhorn"]);
+    command.arg(format!("--filesystem={filesystem}")).args(more);
+    for disk in &disks {
+        command.arg(format!("--include=path={}", disk.node().display()));
+    }
+    let began = Instant::now();
+    let output = command.output().unwrap();
+    let took = began.elapsed();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(disks.iter().all(|disk| disk.mount_points().len() == 1));
+    took
+}
+
+fn prepare_among(sandbox: &Sandbox, devices: usize, filesystem: &str) {
+    const ROUNDS: usize = 5;
+    let (mut ours, mut serial) = (Vec::new(), Vec::new());
+    let (mut one_by_one, mut slowest) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        ours.push(prepare(sandbox, filesystem, &[]));
+        serial.push(prepare(sandbox, filesystem, &["--parallel=1"]));
+        let disks: Vec<_> = (0..8)
+            .map(|i| sandbox.blank(&format!("plain-{i}"), 10 << 30))
+            .collect();
+        let mut each = Vec::new();
+        for (index, disk) in disks.iter().enumerate() {
+            let point = format!("/srv/plain-{index}");
+            fs::create_dir_all(&point).unwrap();
+            let node = disk.node().to_str().unwrap();
+            let began = Instant::now();
+            match filesystem {
+                "ext4" => run_tool("mkfs.ext4", &["-q", "-F", "-m", "0", node]),
+                _ => run_tool("mkfs.xfs", &["-q", node]),
+            };
+            run_tool("mount", &[node, &point]);
+            each.push(began.elapsed());
+        }
+        one_by_one.push(each.iter().sum());
+        slowest.push(*each.iter().max().unwrap());
+    }
+    let ours = median(ours);
+    let line = |what: &str, time: Duration| {
+        println!(
+            "| {devices} | {filesystem} | {what} | {:.2} | {:.2} |",
+            time.as_secs_f64(),
+            ours.as_secs_f64() / time.as_secs_f64()
+        );
+    };
+    line("disk-discovery --once", ours);
+    line("the same with --parallel 1", median(serial));
+    line("mkfs and mount, one after the other", median(one_by_one));
+    line("mkfs and mount, the slowest alone", median(slowest));
 }

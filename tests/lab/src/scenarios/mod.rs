@@ -1,0 +1,54 @@
+//! The scenarios, one row each.
+
+mod faults;
+mod forged;
+mod hotplug;
+mod kinds;
+mod power;
+mod stacks;
+
+use crate::{Result, Run};
+
+/// A scenario.
+#[derive(Debug)]
+pub struct Scenario {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it shows, one sentence.
+    pub what: &'static str,
+    /// Incidents elsewhere that it stands for.
+    pub shows: &'static [&'static str],
+    /// Whether every change must pass it.
+    pub core: bool,
+    /// Machines, events and expectations.
+    pub run: fn(&mut Run) -> Result,
+}
+
+/// Every scenario.
+#[rustfmt::skip]
+pub static SCENARIOS: &[Scenario] = &[
+    Scenario { name: "kinds", core: true, run: kinds::run,
+        what: "disks on every bus, some with data of others: the spare ones are taken, the others are as they were",
+        shows: &["harvester/harvester#4494", "minio/directpv#425", "siderolabs/talos#9530", "longhorn/longhorn#4414",
+            "openebs/openebs#3221", "harvester/harvester#1924", "harvester/harvester#6604"] },
+    Scenario { name: "stacks", core: true, run: stacks::run,
+        what: "LVM on LUKS on md, btrfs on two disks, device-mapper, multipath, swap, loop, zram and nbd: in use, \
+            and after a reboot without them",
+        shows: &["silogen/cluster-bloom#284", "openebs/openebs#2727", "openshift/lvm-operator#97",
+            "harvester/harvester#10362", "openshift/local-storage-operator OCPBUGS-52262"] },
+    Scenario { name: "hotplug", core: true, run: hotplug::run,
+        what: "disks plugged in, pulled idle, in mkfs and mounted, back under another name, swapped",
+        shows: &["harvester/harvester#9900", "harvester/harvester#1829", "harvester/harvester#1874", "rook/rook#13120"] },
+    Scenario { name: "forged", core: false, run: forged::run,
+        what: "our marks on disks of others, a record of 100 MB, a copy, another cluster, tables that would overflow",
+        shows: &["minio/directpv cloned disks", "longhorn/longhorn#8962", "rook/rook#7940", "rook/rook#14978"] },
+    Scenario { name: "faults", core: false, run: faults::run,
+        what: "reads that fail at the start, in the middle and at the end, a disk that hangs, a read-only one",
+        shows: &["minio/directpv#553"] },
+    Scenario { name: "power-steps", core: true, run: power::steps,
+        what: "the power goes before and behind every flush of a preparation, and what was not flushed may be lost",
+        shows: &["rook/rook#13120", "openebs/openebs#2976"] },
+    Scenario { name: "power-random", core: false, run: power::random,
+        what: "the power goes behind 120 random writes, and what was not flushed may be lost",
+        shows: &["rook/rook#13120"] },
+];

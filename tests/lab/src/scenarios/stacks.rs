@@ -1,0 +1,151 @@
+//! Disks under other block devices.
+
+use crate::pass::Want::{self, Left, Taken};
+use crate::{Boot, Bus, Disk, Result, Run, Spec};
+
+/// Builds everything. What is mounted is mounted so that nothing is written any more.
+const BUILD: &str = r#"
+set -e
+for id in md-a md-b btrfs-a btrfs-b linear plain delay flakey error swapfile swap nbd path-a loopfile; do
+    eval "$(echo $id | tr - _)=\$(disk $id)"
+done
+modprobe -a raid1 dm_crypt dm_delay dm_flakey dm_multipath dm_round_robin dm_service_time zram squashfs btrfs nbd
+mdadm --quiet --create /dev/md0 --run --assume-clean --metadata=1.2 --level=1 --raid-devices=2 $md_a $md_b
+printf secret | cryptsetup luksFormat --batch-mode --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file=- /dev/md0
+printf secret | cryptsetup open --key-file=- /dev/md0 vault
+lvm pvcreate -qq -y /dev/mapper/vault; lvm vgcreate -qq vg /dev/mapper/vault
+lvm lvcreate -qq -y -Zn -Wn --noudevsync -L 100M -n data vg
+lvm lvcreate -qq -y -Zn -Wn --noudevsync -L 64M -n spare vg
+lvm vgmknodes
+mkfs.ext4 -q /dev/vg/data
+mkdir -p /m/data /m/btrfs /m/swapfile /m/squash /m/loopfile
+mount -o ro,noload /dev/vg/data /m/data
+mkfs.btrfs -q -m raid1 -d raid1 $btrfs_a $btrfs_b
+mount -t btrfs -o ro,device=$btrfs_a,device=$btrfs_b $btrfs_a /m/btrfs
+sectors=$(blockdev --getsz $linear)
+echo "0 $((sectors / 2)) linear $linear 2048" | dmsetup create half --noudevsync
+printf secret | cryptsetup open --type plain --cipher aes-xts-plain64 --key-size 256 --hash sha256 $plain hidden
+dd if=/dev/zero of=/dev/mapper/hidden bs=1M count=16 2>/dev/null
+echo "0 $(blockdev --getsz $delay) delay $delay 0 20" | dmsetup create late --noudevsync
+echo "0 $(blockdev --getsz $flakey) flakey $flakey 0 60 1" | dmsetup create moody --noudevsync
+echo "0 $(blockdev --getsz $error) error" | dmsetup create broken --noudevsync
+mkfs.ext4 -q $swapfile; mount $swapfile /m/swapfile
+dd if=/dev/zero of=/m/swapfile/swap bs=1M count=32 2>/dev/null; mkswap /m/swapfile/swap >/dev/null
+swapon /m/swapfile/swap
+mkswap $swap >/dev/null; swapon $swap
+mkdir /tmp/snap; echo snap >/tmp/snap/file; mksquashfs /tmp/snap /tmp/snap.img -quiet -no-progress >/dev/null
+mount -t squashfs -o loop,ro /tmp/snap.img /m/squash
+echo 64M >/sys/block/zram0/disksize; mkswap /dev/zram0 >/dev/null; swapon /dev/zram0
+printf '[generic]\nuser=root\ngroup=root\n[export]\nexportname=%s\nreadonly=true\n' $nbd >/tmp/nbd.conf
+nbd-server -C /tmp/nbd.conf 10809
+nbd-client -N export 127.0.0.1 10809 /dev/nbd0 >/dev/null
+a=$(disk path-a); b=$(disks path-a | tail -n 1)
+echo "0 $(blockdev --getsz $a) multipath 0 0 2 1 round-robin 0 1 1 $a 100 round-robin 0 1 1 $b 100" |
+    dmsetup create mpatha --noudevsync --uuid mpath-35000c500a1b2c3d4
+dmsetup mknodes
+sync
+mdadm --readonly /dev/md0 2>/dev/null || true
+dmsetup ls >&2; cat /proc/mdstat /proc/swaps >&2
+"#;
+
+/// Shell functions that find a disk by the size that the harness has given it.
+pub(super) fn finders(spec: &Spec) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::from("disks() {\ncase $1 in\n");
+    for disk in &spec.disks {
+        let _ = writeln!(text, "{}) sectors={} ;;", disk.id, disk.mib << 11);
+    }
+    text + "esac\nfor size in /sys/block/*/size; do\n\
+        [ \"$(cat $size)\" = \"$sectors\" ] && [ ! -e \"${size%size}dm\" ] && [ ! -e \"${size%size}loop\" ] &&\n\
+        case $size in */nbd*) ;; *) echo /dev/$(basename $(dirname $size)) ;; esac\ndone\n}\n\
+        disk() { disks $1 | head -n 1; }\n"
+}
+
+const PATH: &str = "wwn=0x5000c500a1b2c3d4,share-rw=on,serial=two-paths";
+
+/// Disk; what it must be while the stack is there; what it must be after a reboot without it.
+#[rustfmt::skip]
+const ROWS: &[(&str, Bus, &str, Want, Want)] = &[
+    ("spare",    Bus::Virtio, "", Taken, Taken),
+    ("md-a",     Bus::Virtio, "", Left("InUse", "md0"), Left("Foreign", "linux_raid_member")),
+    ("md-b",     Bus::Scsi,   "", Left("InUse", "md0"), Left("Foreign", "linux_raid_member")),
+    ("btrfs-a",  Bus::Scsi,   "", Left("InUse", "btrfs"), Left("Foreign", "btrfs")),
+    ("btrfs-b",  Bus::Ahci,   "", Left("InUse", "btrfs"), Left("Foreign", "btrfs")),
+    ("linear",   Bus::Scsi,   "", Left("InUse", "half"), Taken),
+    ("plain",    Bus::Scsi,   "", Left("InUse", "hidden"), Left("Foreign", "unrecognised data")),
+    ("delay",    Bus::Scsi,   "", Left("InUse", "late"), Taken),
+    ("flakey",   Bus::Scsi,   "", Left("InUse", "moody"), Taken),
+    ("swapfile", Bus::Scsi,   "", Left("System", "swap"), Left("Foreign", "ext4")),
+    ("swap",     Bus::Ahci,   "", Left("System", "swap"), Left("Foreign", "swap")),
+    ("path-a",   Bus::Scsi,   PATH, Left("InUse", "mpatha"), Left("Quarantined", "WWN")),
+    ("path-b",   Bus::Scsi,   PATH, Left("InUse", "mpatha"), Left("Quarantined", "WWN")),
+];
+
+pub(super) fn run(run: &mut Run) -> Result {
+    let disks = ROWS.iter().map(|(id, bus, props, ..)| {
+        let disk = Disk::blank(id, *bus).props(props);
+        if *id == "path-b" {
+            disk.same_as("path-a")
+        } else {
+            disk
+        }
+    });
+    // Of no interest themselves: what is built over them is.
+    let more = ["error", "nbd", "loopfile"]
+        .map(|id| Disk::blank(id, Bus::Scsi).content(super::kinds::ext4));
+    let mut machine = run.start(Spec::new("stacks", Boot::Small).disks(disks).disks(more))?;
+    let finders = finders(machine.spec());
+    let built = machine.sh(&format!("{finders}{BUILD}"))?;
+    run.keep("built.txt", &format!("{}{}", built.stdout, built.stderr))?;
+    if built.code != 0 {
+        return Err(format!("the stack was not built: {}", built.stderr));
+    }
+    machine.ok("sync; sleep 6; sync")?;
+    run.dump(&mut machine, "stacks")?;
+    let before = machine.hashes();
+    let report = run.converge(&mut machine)?;
+    let now: Vec<_> = ROWS.iter().map(|row| (row.0, row.3)).collect();
+    run.judge(&mut machine, &report, &now)?;
+    // No device that is built on others, of memory or of the network is taken.
+    for device in report["disks"].as_array().into_iter().flatten() {
+        let name = device["device"].as_str().unwrap_or("?");
+        let built = ["dm-", "md", "loop", "zram", "nbd"]
+            .iter()
+            .any(|p| name.starts_with(p));
+        let verdict = device["verdict"].as_str().unwrap_or("?");
+        run.expect(
+            !built
+                || [
+                    "Excluded",
+                    "InUse",
+                    "System",
+                    "Foreign",
+                    "Quarantined",
+                    "Unreadable",
+                ]
+                .contains(&verdict),
+            format!("{name} is {verdict}"),
+        );
+    }
+    machine.ok("sync")?;
+    run.unchanged(
+        &machine,
+        &before,
+        ROWS.iter().filter(|r| r.3 != Taken).map(|r| r.0),
+    );
+
+    // The power goes; the next start finds disks that nobody has assembled.
+    run.inject("power cut with everything assembled");
+    let before = machine.hashes();
+    let mut machine = run.start(machine.cut())?;
+    let report = run.converge(&mut machine)?;
+    let then: Vec<_> = ROWS.iter().map(|row| (row.0, row.4)).collect();
+    run.judge(&mut machine, &report, &then)?;
+    machine.ok("sync")?;
+    run.unchanged(
+        &machine,
+        &before,
+        ROWS.iter().filter(|r| r.4 != Taken).map(|r| r.0),
+    );
+    Ok(())
+}
