@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use storage_core::host::HostRoot;
 use storage_core::model::Policy;
+use storage_core::sys;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -164,6 +165,7 @@ pub type Reread = Box<dyn Fn() -> Result<Config, String> + Send + Sync>;
 /// See [`AgentError`]. Whatever may pass by itself is retried and never ends the agent.
 pub fn run(config: Config, reread: Reread) -> Result<(), AgentError> {
     check(&config)?;
+    sys::one_heap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)

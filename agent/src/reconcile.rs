@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 use storage_core::model::{Approval, Policy};
+use storage_core::sys;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -344,6 +345,10 @@ impl<C: Cluster, H: Host> Agent<C, H> {
     }
 
     async fn begin(&mut self, wakes: &[Wake]) -> Option<Running<H>> {
+        if wakes.contains(&Wake::Hangup) {
+            // Whoever sends it has repaired something and does not want to wait.
+            self.rests.clear();
+        }
         match self.wakes.reread() {
             Some(Ok(settings)) => {
                 if settings.policy.cluster.is_some() {
@@ -381,6 +386,8 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         Some(tokio::task::spawn_blocking(move || {
             let began = std::time::Instant::now();
             let findings = host.pass(&request);
+            // The next pass may be hours away.
+            sys::give_memory_back();
             (host, findings, began.elapsed())
         }))
     }

@@ -552,6 +552,22 @@ fn agents_that_start_together_wait_their_share_before_they_ask() {
 }
 
 #[test]
+fn an_api_server_that_is_away_is_told_as_what_it_means_and_no_error() {
+    let dir = TempDir::new().unwrap();
+    let (server, kubeconfig) = silent_server(dir.path());
+    drop(server);
+    let mut agent = Agent::start(&mut command(&["--start-spread=0"]), &kubeconfig);
+    let line = agent
+        .log
+        .by_ref()
+        .map(Result::unwrap)
+        .inspect(|line| assert!(!line.contains("ERROR"), "{line}"))
+        .find(|line| line.contains("cannot be reached"));
+    assert!(line.is_some());
+    agent.stop();
+}
+
+#[test]
 fn without_flags_it_is_the_node_agent_until_it_is_told_to_stop() {
     let dir = TempDir::new().unwrap();
     let (server, kubeconfig) = silent_server(dir.path());

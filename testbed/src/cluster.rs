@@ -402,6 +402,29 @@ pub struct Request {
     pub response_status: Option<Answer>,
     /// `ResponseStarted` for a watch that begins, else `ResponseComplete`.
     pub stage: String,
+    /// When it came, RFC 3339 with microseconds.
+    #[serde(default)]
+    pub request_received_timestamp: String,
+    /// What judged it says, `authorization.k8s.io/decision` among it.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Request {
+    /// Whether RBAC refused it.
+    pub fn is_forbidden(&self) -> bool {
+        let decision = self.annotations.get("authorization.k8s.io/decision");
+        decision.is_some_and(|decision| decision == "forbid")
+    }
+
+    /// The node that the token of whoever asked is bound to, if it is.
+    pub fn node(&self) -> Option<&str> {
+        let nodes = self
+            .user
+            .extra
+            .get("authentication.kubernetes.io/node-name");
+        nodes?.first().map(String::as_str)
+    }
 }
 
 /// Who asked.
@@ -410,6 +433,9 @@ pub struct User {
     /// For a ServiceAccount `system:serviceaccount:<namespace>:<name>`.
     #[serde(default)]
     pub username: String,
+    /// What the token says besides.
+    #[serde(default)]
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 /// What was asked for.

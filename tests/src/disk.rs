@@ -79,7 +79,10 @@ impl LoopDisk {
     }
 
     /// Lists it, with room for partitions, in the `/sys/class/block` of this thread's sandbox.
-    pub(crate) fn show(&self) {
+    ///
+    /// # Panics
+    /// When sysfs refuses.
+    pub fn show(&self) {
         for link in self.links() {
             let name = link.file_name().unwrap().to_str().unwrap();
             let below = match name.strip_prefix(self.name()) {
@@ -97,6 +100,28 @@ impl LoopDisk {
                 result => result.unwrap_or_else(|e| panic!("{}: {e}", link.display())),
             }
         }
+    }
+
+    /// Takes it from the list of this thread's sandbox, as a disk that is pulled out.
+    ///
+    /// # Panics
+    /// When sysfs refuses.
+    pub fn hide(&self) {
+        for link in self.links() {
+            match fs::remove_file(&link) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                result => result.unwrap_or_else(|e| panic!("{}: {e}", link.display())),
+            }
+        }
+    }
+
+    /// Makes the kernel send a uevent about it.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn uevent(&self, action: &str) {
+        let path = Path::new("/sys/block").join(self.name()).join("uevent");
+        fs::write(&path, action).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     }
 
     /// The names of the disk and of four partitions in `/sys/class/block`.

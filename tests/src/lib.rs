@@ -11,6 +11,7 @@
     reason = "helpers of tests fail by panicking, as tests do"
 )]
 
+pub mod bed;
 pub mod cases;
 pub mod craft;
 pub mod disk;

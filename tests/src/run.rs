@@ -197,7 +197,12 @@ pub fn run(policy: &Policy, args: &[&str]) -> Said {
         .into()
 }
 
-fn flags(policy: &Policy) -> Vec<String> {
+/// Flags of the command that say the same as `policy`.
+///
+/// # Panics
+/// When the policy includes otherwise than by path.
+#[must_use]
+pub fn flags(policy: &Policy) -> Vec<String> {
     let mut flags = vec![
         format!("--node-name={}", policy.node),
         format!("--mount-root={}", policy.mount_root.display()),

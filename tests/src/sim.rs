@@ -135,6 +135,8 @@ pub struct Faults {
     pub dies_after_writes: Option<u64>,
     /// Reads do not come back until this is unset.
     pub hangs: bool,
+    /// Each write takes so long: an old and tired disk.
+    pub slow: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -235,6 +237,8 @@ impl SimDisk {
     }
 
     fn change(&self, entry: Entry) -> Result<(), Errno> {
+        let slow = self.state().faults.slow;
+        std::thread::sleep(slow);
         let mut state = self.state();
         if state.is_dead() {
             return Err(Errno::EIO);

@@ -152,7 +152,7 @@ impl Trouble {
             }
             Self::Unauthorized => doubling(5, 60),
             // An API server that starts forbids everything until it has read its roles.
-            Self::Forbidden(_) => doubling(2, 300),
+            Self::Forbidden(_) => doubling(2, 600),
             Self::NotFound
             | Self::NoResource
             | Self::OwnedByOther(_)

@@ -432,3 +432,22 @@ pub fn die_with_parent(command: &mut Command) {
         });
     }
 }
+
+/// Makes all threads of the process share one heap, so that what they free can be given back. To be called before
+/// threads are started; a process that lives long and works rarely wants it. Only glibc has several heaps.
+pub fn one_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt(3) takes two integers and changes nothing but the allocator's own parameters.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// Gives freed memory back to the kernel. glibc keeps it otherwise, until the process ends.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) is safe to call from any thread at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
