@@ -125,20 +125,6 @@ impl LoopDisk {
     }
 
     /// The names of the disk and of four partitions in `/sys/class/block`.
-    /// Takes it off the list of this thread's sandbox: for another host that sees the same disk it is not there.
-    ///
-    /// # Panics
-    /// When there is no sandbox.
-    pub fn hide(&self) {
-        for link in self.links() {
-            match fs::remove_file(&link) {
-                Ok(()) => {}
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
-                Err(e) => panic!("{}: {e}", link.display()),
-            }
-        }
-    }
-
     fn links(&self) -> Vec<PathBuf> {
         let class = Path::new("/sys/class/block");
         let partitions = (1..=4).map(|number| class.join(format!("{}p{number}", self.name())));
