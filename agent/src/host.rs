@@ -731,6 +731,7 @@ mod tests {
             approvable: false,
             approved: false,
             needs_proof: false,
+            needs_samples: false,
             selected_by: None,
         };
         survey.classification = Classification {

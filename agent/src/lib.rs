@@ -22,6 +22,7 @@ pub mod http;
 pub mod longhorn;
 pub mod metrics;
 pub mod names;
+pub mod page;
 pub mod reconcile;
 pub mod uevent;
 pub mod view;

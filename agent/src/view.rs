@@ -206,13 +206,13 @@ impl DiskView {
         }
     }
 
-    /// One sentence for people: what it is, why, and what to do.
+    /// One sentence for people: what it is and why.
     #[must_use]
-    pub fn sentence(&self) -> String {
+    pub fn why(&self) -> String {
         if let Some(failure) = &self.failure {
             return failure.clone();
         }
-        let mut text = match (&self.longhorn, self.standing()) {
+        let text = match (&self.longhorn, self.standing()) {
             (Some(registration), Some(standing)) if standing != Standing::Prepared => {
                 registration.to_string()
             }
@@ -223,12 +223,19 @@ impl DiskView {
                 (None, None) => "nothing is known of it".to_owned(),
             },
         };
-        if let (Some(path), Some(Standing::Prepared | Standing::Registered)) =
-            (&self.path, self.standing())
-        {
-            text = format!("{text}; at {path}");
+        match (&self.path, self.standing()) {
+            (Some(path), Some(Standing::Prepared | Standing::Registered)) => {
+                format!("{text}; at {path}")
+            }
+            _ => text,
         }
-        if self.standing() == Some(Standing::Refused) {
+    }
+
+    /// [`Self::why`], and what to do.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let mut text = self.why();
+        if self.failure.is_none() && self.standing() == Some(Standing::Refused) {
             if let Some(remedy) = &self.remedy {
                 text = format!("{text}; {remedy}");
             }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use storage_core::host::HostRoot;
 use storage_core::model::{BlockDevice, KernelName, Observation};
+use storage_core::persist::{self, LeftOver};
 
 use crate::config::value::nearest;
 use crate::error::Failure;
@@ -89,6 +90,14 @@ fn resolved(host: &HostRoot, wanted: &str) -> Option<String> {
 }
 
 fn not_found(observation: &Observation, wanted: &str) -> Failure {
+    let gone = persist::left_over(&observation.host, &BTreeSet::new());
+    let meant = |entry: &&LeftOver| {
+        [&entry.name, &entry.point].contains(&&wanted.to_owned())
+            || entry.uuid.eq_ignore_ascii_case(wanted)
+    };
+    if let Some(entry) = gone.iter().find(meant) {
+        return Failure::new(wanted, "explain", entry.text(), &entry.remedy());
+    }
     let mut names: BTreeSet<&str> = BTreeSet::new();
     for device in observation.devices.values() {
         names.insert(device.name.as_str());

@@ -35,7 +35,7 @@ _disk__discovery() {
 
     case "${cmd}" in
         disk__discovery)
-            opts="-o -h -V --dry-run --once --print-config --exit-code --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --host-proc --host-etc --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --observe-only --kubeconfig --namespace --disk-type --on-missing-disk --listen --resync-period --start-spread --grace-period --help --version explain dump completions man"
+            opts="-o -h -V --dry-run --once --print-config --exit-code --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --host-proc --host-etc --adopt-nodes --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --observe-only --kubeconfig --namespace --disk-type --on-missing-disk --listen --resync-period --start-spread --grace-period --help --version explain dump completions man"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -103,6 +103,10 @@ _disk__discovery() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o plusdirs
                     fi
+                    return 0
+                    ;;
+                --adopt-nodes)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --min-size)
@@ -231,7 +235,7 @@ _disk__discovery() {
             return 0
             ;;
         disk__subcmd__discovery__subcmd__completions)
-            opts="-o -h --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --host-proc --host-etc --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --observe-only --kubeconfig --namespace --disk-type --on-missing-disk --listen --resync-period --start-spread --grace-period --help bash elvish fish powershell zsh"
+            opts="-o -h --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --host-proc --host-etc --adopt-nodes --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --observe-only --kubeconfig --namespace --disk-type --on-missing-disk --listen --resync-period --start-spread --grace-period --help bash elvish fish powershell zsh"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -299,6 +303,10 @@ _disk__discovery() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o plusdirs
                     fi
+                    return 0
+                    ;;
+                --adopt-nodes)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --min-size)
@@ -427,7 +435,7 @@ _disk__discovery() {
             return 0
             ;;
         disk__subcmd__discovery__subcmd__dump)
-            opts="-o -h --anonymize --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --host-proc --host-etc --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --observe-only --kubeconfig --namespace --disk-type --on-missing-disk --listen --resync-period --start-spread --grace-period --help"
+            opts="-o -h --anonymize --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --host-proc --host-etc --adopt-nodes --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --observe-only --kubeconfig --namespace --disk-type --on-missing-disk --listen --resync-period --start-spread --grace-period --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -495,6 +503,10 @@ _disk__discovery() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o plusdirs
                     fi
+                    return 0
+                    ;;
+                --adopt-nodes)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --min-size)
@@ -623,7 +635,7 @@ _disk__discovery() {
             return 0
             ;;
         disk__subcmd__discovery__subcmd__explain)
-            opts="-o -h --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --host-proc --host-etc --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --observe-only --kubeconfig --namespace --disk-type --on-missing-disk --listen --resync-period --start-spread --grace-period --help"
+            opts="-o -h --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --host-proc --host-etc --adopt-nodes --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --observe-only --kubeconfig --namespace --disk-type --on-missing-disk --listen --resync-period --start-spread --grace-period --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -691,6 +703,10 @@ _disk__discovery() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o plusdirs
                     fi
+                    return 0
+                    ;;
+                --adopt-nodes)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --min-size)
@@ -819,7 +835,7 @@ _disk__discovery() {
             return 0
             ;;
         disk__subcmd__discovery__subcmd__man)
-            opts="-o -h --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --host-proc --host-etc --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --observe-only --kubeconfig --namespace --disk-type --on-missing-disk --listen --resync-period --start-spread --grace-period --help"
+            opts="-o -h --output --wide --color --config --sysroot --log-format --log-level --node-name --cluster --host-proc --host-etc --adopt-nodes --min-size --max-size --transports --removable --include --exclude --approve --proof --samples --read-timeout --mount-root --layout --filesystem --mount-option --persist --parallel --allow-unprotected-mount-point --observe-only --kubeconfig --namespace --disk-type --on-missing-disk --listen --resync-period --start-spread --grace-period --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -887,6 +903,10 @@ _disk__discovery() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o plusdirs
                     fi
+                    return 0
+                    ;;
+                --adopt-nodes)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --min-size)

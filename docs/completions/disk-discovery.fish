@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_disk_discovery_global_optspecs
-    string join \n dry-run once print-config exit-code o/output= wide color= config= sysroot= log-format= log-level= node-name= cluster= host-proc= host-etc= min-size= max-size= transports= removable= include= exclude= approve= proof= samples= read-timeout= mount-root= layout= filesystem= mount-option= persist= parallel= allow-unprotected-mount-point= observe-only= kubeconfig= namespace= disk-type= on-missing-disk= listen= resync-period= start-spread= grace-period= h/help V/version
+    string join \n dry-run once print-config exit-code o/output= wide color= config= sysroot= log-format= log-level= node-name= cluster= host-proc= host-etc= adopt-nodes= min-size= max-size= transports= removable= include= exclude= approve= proof= samples= read-timeout= mount-root= layout= filesystem= mount-option= persist= parallel= allow-unprotected-mount-point= observe-only= kubeconfig= namespace= disk-type= on-missing-disk= listen= resync-period= start-spread= grace-period= h/help V/version
 end
 
 function __fish_disk_discovery_needs_command
@@ -43,6 +43,7 @@ complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l node-name
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l cluster -d 'UID of the cluster\'s kube-system namespace' -r
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l host-proc -d 'Where the host\'s /proc is, seen from here [default: /proc]' -r -f -a "(__fish_complete_directories)"
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l host-etc -d 'Where the host\'s /etc is, seen from here [default: /etc]' -r -f -a "(__fish_complete_directories)"
+complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l adopt-nodes -d 'Nodes whose finished disks may be mounted here; globs' -r
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l min-size -d 'Least size of a disk to take [default: 10GiB]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l max-size -d 'Largest size of a disk to take [default: no limit]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l transports -d 'Transports to take, separated by commas [default: sata,sas,nvme,virtio,xen,hyper-v]' -r
@@ -109,6 +110,7 @@ complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l cluster -d 'UID of the cluster\'s kube-system namespace' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l host-proc -d 'Where the host\'s /proc is, seen from here [default: /proc]' -r -f -a "(__fish_complete_directories)"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l host-etc -d 'Where the host\'s /etc is, seen from here [default: /etc]' -r -f -a "(__fish_complete_directories)"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l adopt-nodes -d 'Nodes whose finished disks may be mounted here; globs' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l min-size -d 'Least size of a disk to take [default: 10GiB]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l max-size -d 'Largest size of a disk to take [default: no limit]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l transports -d 'Transports to take, separated by commas [default: sata,sas,nvme,virtio,xen,hyper-v]' -r
@@ -166,6 +168,7 @@ complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l n
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l cluster -d 'UID of the cluster\'s kube-system namespace' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l host-proc -d 'Where the host\'s /proc is, seen from here [default: /proc]' -r -f -a "(__fish_complete_directories)"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l host-etc -d 'Where the host\'s /etc is, seen from here [default: /etc]' -r -f -a "(__fish_complete_directories)"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l adopt-nodes -d 'Nodes whose finished disks may be mounted here; globs' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l min-size -d 'Least size of a disk to take [default: 10GiB]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l max-size -d 'Largest size of a disk to take [default: no limit]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l transports -d 'Transports to take, separated by commas [default: sata,sas,nvme,virtio,xen,hyper-v]' -r
@@ -224,6 +227,7 @@ complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completion
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l cluster -d 'UID of the cluster\'s kube-system namespace' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l host-proc -d 'Where the host\'s /proc is, seen from here [default: /proc]' -r -f -a "(__fish_complete_directories)"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l host-etc -d 'Where the host\'s /etc is, seen from here [default: /etc]' -r -f -a "(__fish_complete_directories)"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l adopt-nodes -d 'Nodes whose finished disks may be mounted here; globs' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l min-size -d 'Least size of a disk to take [default: 10GiB]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l max-size -d 'Largest size of a disk to take [default: no limit]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l transports -d 'Transports to take, separated by commas [default: sata,sas,nvme,virtio,xen,hyper-v]' -r
@@ -281,6 +285,7 @@ complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l no
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l cluster -d 'UID of the cluster\'s kube-system namespace' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l host-proc -d 'Where the host\'s /proc is, seen from here [default: /proc]' -r -f -a "(__fish_complete_directories)"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l host-etc -d 'Where the host\'s /etc is, seen from here [default: /etc]' -r -f -a "(__fish_complete_directories)"
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l adopt-nodes -d 'Nodes whose finished disks may be mounted here; globs' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l min-size -d 'Least size of a disk to take [default: 10GiB]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l max-size -d 'Largest size of a disk to take [default: no limit]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l transports -d 'Transports to take, separated by commas [default: sata,sas,nvme,virtio,xen,hyper-v]' -r

@@ -4,6 +4,7 @@
 //! A line of ours bears the mount option `x-disk-discovery`, which libmount keeps for comments (mount(8),
 //! `X-*` and `x-*`); a unit of ours begins with [`UNIT_MARK`]. Everything else is others' and stays.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::model::{HostFacts, Persist};
@@ -182,6 +183,85 @@ pub fn is_as_wanted(
     }
 }
 
+/// What makes a mount of ours survive a reboot although its disk is not on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOver {
+    /// The name that the disk was given.
+    pub name: String,
+    /// UUID of its filesystem.
+    pub uuid: String,
+    /// Where it belongs.
+    pub point: String,
+    /// File name of the unit; a line of fstab when there is none.
+    pub unit: Option<String>,
+}
+
+impl LeftOver {
+    /// What it is, for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let what = match &self.unit {
+            Some(unit) => format!("the unit {unit}"),
+            None => "a line of fstab".to_owned(),
+        };
+        format!(
+            "{what} mounts {} ({}, filesystem {}), but its disk is not on this node",
+            self.point, self.name, self.uuid
+        )
+    }
+
+    /// How to take it away. That is never done unasked: the disk may come back.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        match &self.unit {
+            Some(unit) => format!(
+                "attach the disk again; if it is gone for good: systemctl disable {unit} && rm /etc/systemd/system/{unit}"
+            ),
+            None => format!(
+                "attach the disk again; if it is gone for good, delete the line with {FSTAB_MARK}={} from /etc/fstab",
+                self.name
+            ),
+        }
+    }
+}
+
+/// Our lines of fstab and units for filesystems that are not among `present` (UUIDs in lower case).
+#[must_use]
+pub fn left_over(host: &HostFacts, present: &BTreeSet<String>) -> Vec<LeftOver> {
+    // A line is text that anybody may have edited.
+    let clean = |text: &str| RecordBlock::cut(text, 200);
+    let lines = host.fstab.iter().flat_map(|text| text.lines());
+    let lines = lines.filter(|line| is_our_line(line)).filter_map(|line| {
+        let mut fields = line.split_whitespace();
+        let uuid = fields.next()?.strip_prefix("UUID=")?.trim_matches('"');
+        let point = fields.next()?;
+        let mut options = fields.nth(1)?.split(',');
+        let mark = options.find_map(|option| option.strip_prefix(FSTAB_MARK)?.strip_prefix('='));
+        Some(LeftOver {
+            name: clean(mark.unwrap_or_default()),
+            uuid: clean(&uuid.to_ascii_lowercase()),
+            point: clean(point),
+            unit: None,
+        })
+    });
+    let units = host.units.iter().filter_map(|(unit, text)| {
+        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
+        let uuid = value("What=/dev/disk/by-uuid/")?;
+        let point = value("Where=")?.replace("%%", "%");
+        let name = value("Description=Longhorn disk ").unwrap_or_default();
+        Some(LeftOver {
+            name: clean(name),
+            uuid: clean(&uuid.to_ascii_lowercase()),
+            point: clean(&point),
+            unit: Some(clean(unit)),
+        })
+    });
+    lines
+        .chain(units)
+        .filter(|entry| !present.contains(&entry.uuid))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,6 +307,42 @@ mod tests {
         };
         assert!(is_as_wanted(Persist::Fstab, point, &record, &[], &host));
         assert!(is_as_wanted(Persist::None, point, &record, &[], &host));
+    }
+
+    #[test]
+    fn what_mounts_a_disk_that_is_gone_is_listed_with_how_to_take_it_away() {
+        let record = record(Layout::Gpt, 64 << 20, 512);
+        let point = Path::new("/mnt/longhorn/sdb1");
+        let line = fstab_line(point, &record, &[]);
+        let fstab = format!("{OTHERS}\n#{line}\n{line}\n");
+        let unit = (unit_name(point), unit_text(point, &record, &[]));
+        let host = HostFacts {
+            fstab: Some(fstab),
+            units: [unit].into(),
+            ..HostFacts::default()
+        };
+        let uuid = record.filesystem_uuid().to_string();
+        assert_eq!(left_over(&host, &[uuid.clone()].into()), []);
+        let gone = left_over(&host, &BTreeSet::new());
+        let [line, unit] = gone.as_slice() else {
+            panic!("{gone:?}")
+        };
+        for entry in [line, unit] {
+            assert_eq!(entry.name, "sdb1");
+            assert_eq!(
+                (&entry.uuid, entry.point.as_str()),
+                (&uuid, "/mnt/longhorn/sdb1")
+            );
+            assert!(entry.text().contains("its disk is not on this node"));
+        }
+        assert!(
+            line.remedy()
+                .ends_with("delete the line with x-disk-discovery=sdb1 from /etc/fstab")
+        );
+        assert!(
+            unit.remedy()
+                .contains("systemctl disable mnt-longhorn-sdb1.mount && rm ")
+        );
     }
 
     #[test]

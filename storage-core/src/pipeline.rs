@@ -17,8 +17,8 @@ pub struct Survey {
     pub plan: Plan,
 }
 
-/// One pass: observe, classify, prove blankness of what every cheaper rule let through, classify again, plan.
-/// Writes nothing.
+/// One pass: observe, classify, prove blankness of what every cheaper rule let through, read what an approval would
+/// be given for where one comes into question, classify again, plan. Writes nothing.
 #[must_use]
 pub fn survey(observer: &mut Observer, policy: &Policy, progress: &dyn Progress) -> Survey {
     let mut observation = observer.observe(policy);
@@ -26,6 +26,11 @@ pub fn survey(observer: &mut Observer, policy: &Policy, progress: &dyn Progress)
     let candidates: Vec<KernelName> = classification.needing_proof().cloned().collect();
     if !candidates.is_empty() {
         observer.prove(&mut observation, &candidates, policy, progress);
+        classification = classify(&observation, policy);
+    }
+    let approvable: Vec<KernelName> = classification.needing_samples().cloned().collect();
+    if !approvable.is_empty() && !observer.host().dump {
+        observer.sample(&mut observation, &approvable, policy, progress);
         classification = classify(&observation, policy);
     }
     let plan = plan(&observation, &classification, policy);

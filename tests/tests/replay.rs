@@ -1,7 +1,7 @@
 //! Power cuts: the writes of a whole preparation are recorded in the order in which they reached the disk,
 //! and after every prefix of them the next run finishes the disk.
 //!
-//! `DISK_DISCOVERY_REPLAY=full` replays every prefix; otherwise every boundary of the program's own writes,
+//! `DISK_DISCOVERY_REPLAY=full` replays every prefix, and those of an overwrite and a repair, too; otherwise every boundary of the program's own writes,
 //! sector by sector, and an even spread over those of mkfs and the filesystem.
 #![allow(
     clippy::unwrap_used,
@@ -12,13 +12,20 @@
 )]
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
+use disk_discovery_tests::cases::{CASES, build};
+use disk_discovery_tests::require::tool;
 use disk_discovery_tests::run::{assert_done, failures, look, once, reasons, setting, verdict};
 use disk_discovery_tests::sim::{Content, Entry, Marks, SimDisk, SimHost};
 use disk_discovery_tests::{LoopDisk, Sandbox, require_fuse};
-use storage_core::model::{FilesystemKind, Layout, Policy};
+use storage_core::model::{Approval, FilesystemKind, Layout, Policy};
 use storage_core::progress::Silent;
 
 const MIB: u64 = 1 << 20;
@@ -26,13 +33,15 @@ const SIZE: u64 = 320 * MIB;
 /// Prefixes replayed by default besides all around our own writes.
 const SPREAD: usize = 60;
 
-/// Cuts the writes into what a disk may carry out alone: sectors for short ones, pages for long ones.
-fn split(log: &[Entry]) -> Vec<Entry> {
+/// Cuts the writes into what a disk may carry out alone: sectors of our own short ones, else pages. A superblock that
+/// is torn within is its filesystem's to mend (e2fsck).
+fn split(log: &[Entry], layout: Layout) -> Vec<Entry> {
     let mut out = Vec::new();
     for entry in log {
         match entry {
             Entry::Write { offset, bytes } => {
-                let unit = if bytes.len() <= 32 << 10 { 512 } else { 4096 };
+                let own = is_own(entry, layout) && bytes.len() <= 32 << 10;
+                let unit = if own { 512 } else { 4096 };
                 for (index, part) in bytes.chunks(unit).enumerate() {
                     out.push(Entry::Write {
                         offset: offset + (index * unit) as u64,
@@ -55,8 +64,8 @@ fn is_own(entry: &Entry, layout: Layout) -> bool {
 }
 
 /// Lengths of the prefixes to replay; each leaves another content than the one before.
-fn prefixes(log: &[Entry], layout: Layout, full: bool) -> Vec<usize> {
-    let mut content = Content::default();
+fn prefixes(log: &[Entry], start: &Content, layout: Layout, spread: usize) -> Vec<usize> {
+    let mut content = start.clone();
     let mut own = BTreeSet::from([0, log.len()]);
     let mut others = Vec::new();
     for (index, entry) in log.iter().enumerate() {
@@ -75,13 +84,15 @@ fn prefixes(log: &[Entry], layout: Layout, full: bool) -> Vec<usize> {
             others.push(index + 1);
         }
     }
-    let stride = if full {
-        1
-    } else {
-        others.len().div_ceil(SPREAD).max(1)
-    };
+    let stride = others.len().div_ceil(spread).max(1);
     own.extend(others.into_iter().step_by(stride));
     own.into_iter().collect()
+}
+
+/// A name that no disk has had: the kernel may still hold pages of one that had it.
+fn fresh(what: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("{what}-{}", COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Dropped in this order.
@@ -118,49 +129,112 @@ impl Bench {
         policy
     }
 
-    fn record(&self, layout: Layout, filesystem: FilesystemKind) -> Vec<Entry> {
-        let disk = self.host.disk("recorded", SIZE, Content::default());
-        let device = self.host.attach("recorded");
-        let policy = self.policy(&device, layout, filesystem);
+    /// The writes of one run on a disk that holds `start`, approved where it must be.
+    fn record(&self, start: &Content, layout: Layout, filesystem: FilesystemKind) -> Vec<Entry> {
+        let name = fresh("recorded");
+        let disk = self.host.disk(&name, SIZE, start.clone());
+        let device = self.host.attach(&name);
+        let mut policy = self.policy(&device, layout, filesystem);
+        self.approve(&mut policy, &device);
         let (_, outcomes) = once(
             &self.sandbox.host(),
             &policy,
             &Marks(vec![Arc::clone(&disk)]),
         );
         assert_eq!(failures(&outcomes), "");
+        policy.approvals.clear();
         assert_done(&self.sandbox.host(), &policy, &[&device]);
         device.unmount();
         device.sync();
         let log = disk.log();
         device.detach();
+        disk.forget();
         log
+    }
+
+    /// Approves what is on the disk where that is asked for; whether it was.
+    fn approve(&self, policy: &mut Policy, device: &LoopDisk) -> bool {
+        let seen = look(&self.sandbox.host(), policy);
+        let found = verdict(&seen, device);
+        if found.approvable {
+            policy.approvals = vec![Approval {
+                disk: found.disk_id.clone().unwrap(),
+                hash: found.hash.clone().unwrap(),
+            }];
+        }
+        found.approvable
+    }
+}
+
+/// Marks a filesystem that was mounted when the power went as one that nobody has: the kernel would watch it for 22 s
+/// first, for each prefix. That it does, and mounts it then, is tested elsewhere.
+fn nobody_has_it(content: &Content, device: &LoopDisk, layout: Layout) {
+    const CLEAN: [u8; 4] = 0xff4d_4d50_u32.to_le_bytes();
+    let start = if layout == Layout::Gpt { MIB } else { 0 };
+    let read = |offset: u64| {
+        let mut bytes = [0; 8];
+        content.read(start + offset, &mut bytes);
+        u64::from_le_bytes(bytes)
+    };
+    let superblock = |offset: u64| read(1024 + offset);
+    if superblock(0x38) & 0xffff != 0xef53 || superblock(0x60) & 0x100 == 0 {
+        return;
+    }
+    let block = superblock(0x168).saturating_mul(1024 << (superblock(0x18) & 7));
+    if block >= SIZE - start || read(block + 4).to_le_bytes()[..4] == CLEAN {
+        return;
+    }
+    // Half made it may be beyond that; then it does not mount either.
+    let place = format!("{}?offset={start}", device.node().display());
+    let said = Command::new(tool("tune2fs").expect("tune2fs is installed"))
+        .args(["-f", "-E", "clear_mmp", &place])
+        .output()
+        .expect("tune2fs starts");
+    if !said.status.success() {
+        eprintln!("tune2fs: {}", String::from_utf8_lossy(&said.stderr).trim());
     }
 }
 
 fn every_prefix_converges(layout: Layout, filesystem: FilesystemKind) {
     let bench = Bench::new();
-    let log = split(&bench.record(layout, filesystem));
+    converges(&bench, &Content::default(), layout, filesystem, SPREAD);
+}
+
+/// From a disk that holds `start`, after every prefix of the writes of one run over it.
+fn converges(
+    bench: &Bench,
+    start: &Content,
+    layout: Layout,
+    filesystem: FilesystemKind,
+    spread: usize,
+) {
+    let log = split(&bench.record(start, layout, filesystem), layout);
     let full = setting("DISK_DISCOVERY_REPLAY").as_deref() == Some("full");
-    let prefixes = prefixes(&log, layout, full);
-    assert!(prefixes.len() > 20, "only {} boundaries", prefixes.len());
+    let prefixes = prefixes(&log, start, layout, if full { usize::MAX } else { spread });
+    assert!(prefixes.len() > 10, "only {} boundaries", prefixes.len());
     let writes = log.iter().filter(|entry| entry.is_write()).count();
     eprintln!(
         "{layout:?} {filesystem:?}: {writes} writes, {} boundaries",
         prefixes.len()
     );
     let began = Instant::now();
-    let mut content = Content::default();
-    let mut applied = 0;
+    let mut content = start.clone();
+    let (mut asked, mut applied) = (0, 0);
     let mut wrong = Vec::new();
-    for (index, length) in prefixes.iter().enumerate() {
+    for length in &prefixes {
         for entry in &log[applied..*length] {
             content.apply(entry);
         }
         applied = *length;
-        let name = format!("prefix-{index}");
+        let name = fresh("prefix");
         let disk = bench.host.disk(&name, SIZE, content.clone());
         let device = bench.host.attach(&name);
-        let policy = bench.policy(&device, layout, filesystem);
+        let mut policy = bench.policy(&device, layout, filesystem);
+        if *start != Content::default() {
+            // Old data between the samples would come to light only later.
+            policy.samples = 1024;
+        }
+        nobody_has_it(&content, &device, layout);
         let told = |what: &str| {
             let step = log[..*length].iter().rev().find_map(|entry| match entry {
                 Entry::Mark(text) => Some(text.as_str()),
@@ -172,7 +246,18 @@ fn every_prefix_converges(layout: Layout, filesystem: FilesystemKind) {
                 step.unwrap_or("before all")
             )
         };
+        // Half wiped, it is somebody's until that is approved: no write without.
+        if *start != Content::default() && bench.approve(&mut policy, &device) {
+            asked += 1;
+            let approvals = std::mem::take(&mut policy.approvals);
+            let (_, outcomes) = once(&bench.sandbox.host(), &policy, &Silent);
+            if !outcomes.is_empty() || disk.writes() != 0 {
+                wrong.push(told("taken without an approval"));
+            }
+            policy.approvals = approvals;
+        }
         let (seen, outcomes) = once(&bench.sandbox.host(), &policy, &Silent);
+        policy.approvals.clear();
         let failed = failures(&outcomes);
         if !failed.is_empty() {
             wrong.push(told(&failed));
@@ -189,7 +274,7 @@ fn every_prefix_converges(layout: Layout, filesystem: FilesystemKind) {
         assert!(wrong.len() < 20, "{}", wrong.join("\n"));
     }
     eprintln!(
-        "{layout:?} {filesystem:?}: replayed in {:?}",
+        "{layout:?} {filesystem:?}: replayed in {:?}, an approval was asked for after {asked}",
         began.elapsed()
     );
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -218,4 +303,56 @@ fn ext4_on_the_whole_disk_is_finished_after_a_power_cut_at_any_write() {
 fn xfs_on_the_whole_disk_is_finished_after_a_power_cut_at_any_write() {
     require_fuse!();
     every_prefix_converges(Layout::Disk, FilesystemKind::Xfs);
+}
+
+/// The content of an image.
+fn content_of(image: &Path) -> Content {
+    let mut content = Content::default();
+    let mut file = File::open(image).unwrap();
+    let mut buffer = vec![0; 1 << 20];
+    for offset in (0..SIZE).step_by(1 << 20) {
+        file.read_exact(&mut buffer).unwrap();
+        content.write(offset, &buffer);
+    }
+    content
+}
+
+#[test]
+fn an_approved_overwrite_is_finished_after_a_power_cut_at_any_write_once_what_is_left_is_approved()
+{
+    require_fuse!();
+    if setting("DISK_DISCOVERY_REPLAY").as_deref() != Some("full") {
+        return;
+    }
+    let bench = Bench::new();
+    for (name, layout, filesystem) in [
+        (
+            "GPT with an ext4 partition",
+            Layout::Gpt,
+            FilesystemKind::Ext4,
+        ),
+        ("md 1.0 member", Layout::Disk, FilesystemKind::Xfs),
+    ] {
+        let image = bench.sandbox.path().join("overwritten");
+        build(CASES.iter().find(|case| case.name == name).unwrap(), &image);
+        converges(&bench, &content_of(&image), layout, filesystem, 12);
+    }
+}
+
+#[test]
+fn a_repair_of_the_table_is_finished_after_a_power_cut_at_any_write() {
+    require_fuse!();
+    if setting("DISK_DISCOVERY_REPLAY").as_deref() != Some("full") {
+        return;
+    }
+    let bench = Bench::new();
+    let mut good = Content::default();
+    for entry in bench.record(&Content::default(), Layout::Gpt, FilesystemKind::Ext4) {
+        good.apply(&entry);
+    }
+    for (offset, length) in [(SIZE - 33 * 512, 33 * 512), (0, 34 * 512)] {
+        let mut damaged = good.clone();
+        damaged.zero(offset, length);
+        converges(&bench, &damaged, Layout::Gpt, FilesystemKind::Ext4, 6);
+    }
 }

@@ -196,6 +196,16 @@ fn node_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+fn node_glob(text: &str) -> Result<String, String> {
+    let ok = |b: u8| b.is_ascii_graphic() && b != b',';
+    if text.is_empty() || text.len() > 253 || !text.bytes().all(ok) {
+        return Err(format!(
+            "{text:?}: must be a node's name or a glob of 1 to 253 characters"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
 fn namespace(text: &str) -> Result<String, String> {
     let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let ends = |c: char| c == '-';
@@ -393,6 +403,27 @@ pub static KEYS: &[Key] = &[
         more: "fstab is read there, and with `persist` it or units are written there.",
         set: |c, g| absolute(one(g)?).map(|path| c.host.etc = path),
         show: |c| json!(c.host.etc.display().to_string()),
+    },
+    Key {
+        key: "adoptNodes",
+        flag: "adopt-nodes",
+        value: "LIST",
+        group: Group::Node,
+        shape: Shape::Texts { separator: ',' },
+        words: &[],
+        help: "Nodes whose finished disks may be mounted here; globs",
+        more: "A finished disk of another node of the cluster is mounted here when its filesystem shows that nobody has \
+               it mounted (ext4 made by this program). For what cannot show that, XFS, or a disk whose node went \
+               down with it mounted, name that node here once you know that it cannot reach the disk any more: two nodes that \
+               mount one disk destroy it.",
+        set: |c, g| {
+            c.policy.adopt_nodes = many(g)
+                .iter()
+                .map(|text| node_glob(text))
+                .collect::<Result<_, String>>()?;
+            Ok(())
+        },
+        show: |c| json!(c.policy.adopt_nodes),
     },
     Key {
         key: "minSize",

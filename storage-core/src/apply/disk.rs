@@ -429,7 +429,7 @@ impl<'a> Work<'a> {
         let ours = |shown: &ShownPartition| {
             shown.number == 1
                 && shown.start == claim.start
-                && (shown.length == claim.length || (ready && shown.length > claim.length))
+                && (shown.length == claim.length || (ready && shown.length >= claim.record.length))
         };
         let mut changed = false;
         for stale in self.shown()?.iter().filter(|shown| !ours(shown)) {
@@ -592,8 +592,14 @@ impl<'a> Work<'a> {
         clearance.release();
         self.watch
             .writing("a look into the filesystem that is to be made again")?;
-        // One that does not mount is half made: nobody can have mounted it either.
-        if let Ok(stage) = Stage::mount(target, record.filesystem, true)
+        // With its journal replayed, or what was written before a power cut would not be seen. One that does not mount
+        // is half made, and nobody can have mounted it either, unless another host has it at this moment.
+        let stage = match Stage::mount(target, record.filesystem, false) {
+            Ok(stage) => Some(stage),
+            Err(error) if error.is_busy() => return Err(error),
+            Err(_) => None,
+        };
+        if let Some(stage) = stage
             && let Some(name) = stage.stranger()?
         {
             return Err(ApplyError::Refused {
@@ -764,11 +770,18 @@ impl<'a> Work<'a> {
             return Ok(None);
         };
         self.watch.writing("the lost record in the filesystem")?;
-        let written = Stage::mount(target, record.filesystem, false)
-            .and_then(|stage| stage.write_again(record));
+        // What is in the journal was not seen yet.
+        let written = Stage::mount(target, record.filesystem, false).and_then(|stage| match stage
+            .lost(record)?
+        {
+            Some(_) => stage.write_again(record).map(|()| true),
+            None => Ok(false),
+        });
         wait_until_free(&target.node, target.dev, FREE_WAIT)?;
         Ok(Some(match written {
-            Ok(()) => format!("wrote its record again: {why}"),
+            Ok(true) => format!("wrote its record again: {why}"),
+            Ok(false) => return Ok(None),
+            Err(error) if error.is_busy() => return Err(error),
             Err(error) => format!("its record could not be written again: {why}; {error}"),
         }))
     }

@@ -130,6 +130,15 @@ impl ApplyError {
         }
     }
 
+    /// Whether the kernel says that somebody has the device.
+    pub(crate) fn is_busy(&self) -> bool {
+        match self {
+            Self::Busy { .. } => true,
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::ResourceBusy,
+            _ => false,
+        }
+    }
+
     /// Whether it makes sense to try again.
     #[must_use]
     pub fn retry(&self) -> Retry {

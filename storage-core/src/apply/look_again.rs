@@ -49,9 +49,9 @@ use super::watch::Watch;
 use crate::host::HostRoot;
 use crate::model::{
     Blankness, BlockDevice, Classification, DevNum, KernelName, Observation, Own, OwnClaim,
-    OwnStage, Policy, Verdict, VerdictKind,
+    OwnStage, Policy, Samples, Verdict, VerdictKind,
 };
-use crate::observe::proof::{BlankProof, Finding, WINDOW, prove, prove_range};
+use crate::observe::proof::{BlankProof, Finding, WINDOW, digest_samples, prove, prove_range};
 use crate::observe::read::ReadAt;
 use crate::observe::{Observer, observe_family_fresh};
 use crate::ondisk::gpt::Write;
@@ -447,7 +447,7 @@ pub(super) fn look_again<'l>(
                 // The proof takes its time: what was seen before it is old.
                 let proven = Blankness::Proven(proof.clone());
                 sight = Sight::take(eyes, host, policy, plan, locked, phase)?;
-                sight.judge_with(eyes, policy, plan, proven);
+                sight.judge_with(eyes, policy, plan, proven, Samples::NotRead);
                 sight.unchanged(plan, locked)?;
                 let verdict = sight.verdict(plan, locked)?;
                 if verdict.kind != VerdictKind::Blank {
@@ -457,23 +457,25 @@ pub(super) fn look_again<'l>(
                 Right::Blank(proof)
             }
             Basis::Approved { hash } => {
-                sight.unchanged(plan, locked)?;
                 if *hash != plan.hash {
                     return Err(changed("another hash was approved than planned on".into()));
                 }
                 // Data that only the proof of blankness finds, far from where signatures lie.
+                let mut blank = Blankness::NotExamined;
                 if sight.verdict(plan, locked)?.needs_proof {
-                    let blank = match examine(locked, policy, watch)? {
+                    blank = match examine(locked, policy, watch)? {
                         Finding::Blank(proof) => Blankness::Proven(proof),
                         Finding::Data { offset } => Blankness::NotBlank { offset },
                         Finding::Failed(error) => {
                             return Err(changed(format!("it cannot be read: {error}")));
                         }
                     };
-                    sight = Sight::take(eyes, host, policy, plan, locked, phase)?;
-                    sight.judge_with(eyes, policy, plan, blank);
-                    sight.unchanged(plan, locked)?;
                 }
+                let samples = sample_now(locked, watch)?;
+                // Both take their time: what was seen before them is old.
+                sight = Sight::take(eyes, host, policy, plan, locked, phase)?;
+                sight.judge_with(eyes, policy, plan, blank, samples);
+                sight.unchanged(plan, locked)?;
                 let verdict = sight.verdict(plan, locked)?;
                 if !verdict.approved && verdict.kind != VerdictKind::Blank {
                     return Err(changed(differs(verdict, "approved")));
@@ -570,10 +572,18 @@ impl Sight {
         Ok(sight)
     }
 
-    /// Classifies again, with what is known of the disk's blankness now.
-    fn judge_with(&mut self, eyes: &dyn Eyes, policy: &Policy, plan: &DiskPlan, blank: Blankness) {
+    /// Classifies again, with what is known of the disk's blankness and its samples now.
+    fn judge_with(
+        &mut self,
+        eyes: &dyn Eyes,
+        policy: &Policy,
+        plan: &DiskPlan,
+        blank: Blankness,
+        samples: Samples,
+    ) {
         if let Some(seen) = self.observation.devices.get_mut(&plan.device) {
             seen.content.blank = blank;
+            seen.content.samples = samples;
         }
         self.classification = eyes.classify(&self.observation, policy, &plan.device);
     }
@@ -673,6 +683,27 @@ fn examine(locked: &Locked, policy: &Policy, watch: &Watch) -> Result<Finding, A
         },
     );
     heard.map(|()| finding)
+}
+
+/// What is there of what the approval was given for, read from the locked disk.
+fn sample_now(locked: &Locked, watch: &Watch) -> Result<Samples, ApplyError> {
+    let mut told = 0;
+    let mut heard = Ok(());
+    let what = locked.node().display().to_string();
+    let digest = digest_samples(locked, &what, &mut |done, total| {
+        if heard.is_ok() && done >> 22 != told {
+            told = done >> 22;
+            heard = watch.tell(Event::Proof {
+                device: locked.device().clone(),
+                done,
+                total,
+            });
+        }
+    });
+    heard?;
+    digest
+        .map(Samples::Read)
+        .map_err(|error| differs_now(locked, format!("it cannot be read: {error}")))
 }
 
 fn prove_now(locked: &Locked, policy: &Policy, watch: &Watch) -> Result<BlankProof, ApplyError> {

@@ -32,9 +32,13 @@
 //! | 13 | | primary GPT entries, then header | ours, ready: mounts it |
 //! | 14 | `mount` | mount root, mount point (empty, mode 0000, immutable) | makes what is missing, mounts |
 //! | 15 | | the mount | after a reboot: mounts again. After a kill: nothing to do |
-//! | 16 | `persist` | fstab or unit, by renaming a checked new file over the old | the old or the new file stands whole; makes it so |
+//! | 16 | `persist` | fstab or unit, by exchanging a checked new file for the one it was made of | the old or the new file stands whole; makes it so |
 //!
 //! In the whole-disk layout 2 to 7, 12 and 13 do not exist.
+//!
+//! A disk that two hosts see is one disk: the second host's look finds the first one's record, and a finished ext4 has
+//! multiple mount protection, so that a kernel refuses what another has mounted (it waits 22 s after a crash to be
+//! sure). A finished XFS of another node is mounted only when the policy names that node.
 //!
 //! A killed run leaves no mkfs behind (the kernel kills it with its parent), no private mount (they have no
 //! mount point and end with the process) and no lock. What a tool left half done is covered by the table: were

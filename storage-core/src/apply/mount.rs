@@ -14,7 +14,7 @@ use nix::sys::statvfs::FsFlags;
 use sys_mount::{Mount as SysMount, MountFlags};
 
 use super::error::ApplyError;
-use super::filesystem::Target;
+use super::filesystem::{Target, held_elsewhere};
 use crate::host::HostRoot;
 use crate::model::{DevNum, FilesystemKind, Mount, Policy};
 use crate::observe::mounts::parse_mountinfo;
@@ -392,6 +392,7 @@ impl MountPoint {
             .flags(options.flags())
             .data(&data)
             .mount(&target.node, &place);
+        let busy = mounted.is_err();
         if let Err(error) = mounted
             && error.raw_os_error() != Some(nix::libc::EBUSY)
         {
@@ -407,6 +408,9 @@ impl MountPoint {
             )(error));
         }
         // EBUSY says that it is there or that somebody has it: the mount table tells which.
+        if busy && mounts_at(host, &self.point)?.is_empty() {
+            return Err(held_elsewhere(&target.node.display().to_string()));
+        }
         self.verify(host, target).map_err(|what| {
             let what = match self.take_back(host, target) {
                 Ok(true) => format!("{what}; it was unmounted again"),

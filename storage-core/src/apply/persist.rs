@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown, symlink};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use nix::libc;
@@ -15,10 +16,14 @@ use crate::host::HostRoot;
 use crate::model::{HostFacts, Persist};
 use crate::ondisk::record::RecordBlock;
 use crate::persist::{UNIT_MARK, fstab_line, fstab_with, is_as_wanted, unit_name, unit_text};
+use crate::sys;
 
 /// The largest fstab or unit that is read.
 const MAX: u64 = 4 << 20;
 const LIMIT: Duration = Duration::from_secs(120);
+/// How often fstab is read anew because another program changed it meanwhile, and the time between.
+const ATTEMPTS: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(100);
 /// The target whose start mounts our units.
 const WANTS: &str = "multi-user.target.wants";
 
@@ -39,16 +44,39 @@ pub(super) struct Done {
 }
 
 /// Makes it so. The caller makes sure that only one thread is in here. `announce` is told before each write.
+///
+/// Nothing locks fstab against other programs (libmount locks its own table of mounts only), so it is replaced only
+/// while it is what was read, and read again otherwise.
 pub(super) fn persist(
     host: &HostRoot,
     wanted: &Wanted<'_>,
     announce: &mut dyn FnMut(&'static str) -> Result<(), ApplyError>,
 ) -> Result<Done, ApplyError> {
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            thread::sleep(PAUSE);
+        }
+        if let Some(done) = persist_once(host, wanted, announce)? {
+            return Ok(done);
+        }
+    }
+    Err(ApplyError::Busy {
+        object: host.etc.join("fstab").display().to_string(),
+        what: "another program changes it again and again".to_owned(),
+    })
+}
+
+/// `None` when another program changed fstab meanwhile.
+fn persist_once(
+    host: &HostRoot,
+    wanted: &Wanted<'_>,
+    announce: &mut dyn FnMut(&'static str) -> Result<(), ApplyError>,
+) -> Result<Option<Done>, ApplyError> {
     let mut done = Done::default();
     let fstab = Fstab::read(host)?;
     let units = Units::new(host, wanted.point);
     let facts = HostFacts {
-        fstab: fstab.text.clone(),
+        fstab: fstab.old.as_ref().map(|old| old.text.clone()),
         units: units
             .read_ours()?
             .map(|text| (units.name.clone(), text))
@@ -63,30 +91,24 @@ pub(super) fn persist(
         wanted.options,
         &facts,
     );
-    if so && (wanted.how != Persist::Systemd || !facts.units.is_empty()) {
-        // A unit without its link is not started at boot.
-        if wanted.how != Persist::Systemd || units.is_linked()? {
-            return Ok(done);
-        }
-    } else if so {
-        return Ok(done);
+    // A unit without its link is not started at boot.
+    if so && (wanted.how != Persist::Systemd || facts.units.is_empty() || units.is_linked()?) {
+        return Ok(Some(done));
     }
     // First what shall be is made, then what shall not be is taken away.
     let line = fstab_line(wanted.point, wanted.record, wanted.options);
-    if wanted.how == Persist::Fstab {
-        fstab.replace(host, wanted, Some(&line), &mut done, announce)?;
-    }
     if wanted.how == Persist::Systemd {
         let text = unit_text(wanted.point, wanted.record, wanted.options);
         units.write(host, &text, &mut done, announce)?;
-        fstab.replace(host, wanted, None, &mut done, announce)?;
-    } else {
-        if wanted.how == Persist::None {
-            fstab.replace(host, wanted, None, &mut done, announce)?;
-        }
+    }
+    let line = (wanted.how == Persist::Fstab).then_some(line.as_str());
+    if !fstab.replace(host, wanted, line, &mut done, announce)? {
+        return Ok(None);
+    }
+    if wanted.how != Persist::Systemd {
         units.remove(host, &mut done, announce)?;
     }
-    Ok(done)
+    Ok(Some(done))
 }
 
 fn refused(path: &Path, act: &'static str, why: impl Into<String>, remedy: &str) -> ApplyError {
@@ -98,8 +120,15 @@ fn refused(path: &Path, act: &'static str, why: impl Into<String>, remedy: &str)
     }
 }
 
+/// A text file as it was read.
+struct Text {
+    text: String,
+    meta: fs::Metadata,
+    file: File,
+}
+
 /// Reads a text file that is no symlink; `None` when it is not there.
-fn read_text(path: &Path) -> Result<Option<(String, fs::Metadata)>, ApplyError> {
+fn read_text(path: &Path) -> Result<Option<Text>, ApplyError> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
@@ -134,7 +163,7 @@ fn read_text(path: &Path) -> Result<Option<(String, fs::Metadata)>, ApplyError> 
         .read_to_end(&mut bytes)
         .map_err(ApplyError::io(path.display(), "read"))?;
     match String::from_utf8(bytes) {
-        Ok(text) => Ok(Some((text, meta))),
+        Ok(text) => Ok(Some(Text { text, meta, file })),
         Err(_) => Err(refused(
             path,
             "read",
@@ -144,16 +173,17 @@ fn read_text(path: &Path) -> Result<Option<(String, fs::Metadata)>, ApplyError> 
     }
 }
 
-/// Replaces a file by a whole new one: a crash leaves the old or the new. `check` sees the new one first.
+/// Replaces a file by a whole new one with the same mode, owner, access list and label: a crash leaves the old or
+/// the new. `check` sees the new one first. `false` when the file is not `old` any more: nothing was changed then.
 fn replace(
     path: &Path,
     text: &str,
-    like: Option<&fs::Metadata>,
+    old: Option<&Text>,
     check: &mut dyn FnMut(&Path) -> Result<(), ApplyError>,
     announce: &mut dyn FnMut(&'static str) -> Result<(), ApplyError>,
     what: &'static str,
-) -> Result<(), ApplyError> {
-    let io = |act| ApplyError::io(path.display(), act);
+) -> Result<bool, ApplyError> {
+    let io = |act| cannot(path, act);
     let dir = path.parent().unwrap_or(Path::new("/"));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temp = dir.join(format!(".{name}.disk-discovery"));
@@ -163,7 +193,7 @@ fn replace(
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(ApplyError::io(temp.display(), "remove")(error)),
     }
-    let mode = like.map_or(0o644, |m| m.mode() & 0o7777);
+    let mode = old.map_or(0o644, |old| old.meta.mode() & 0o7777);
     let write = || -> Result<(), ApplyError> {
         let mut file = OpenOptions::new()
             .write(true)
@@ -173,28 +203,120 @@ fn replace(
             .map_err(io("create a new version of"))?;
         file.write_all(text.as_bytes())
             .map_err(io("write a new version of"))?;
-        if let Some(like) = like {
-            fchown(&file, Some(like.uid()), Some(like.gid())).map_err(io("set the owner of"))?;
+        if let Some(old) = old {
+            let (user, group) = (old.meta.uid(), old.meta.gid());
+            fchown(&file, Some(user), Some(group)).map_err(io("set the owner of"))?;
         }
         file.set_permissions(fs::Permissions::from_mode(mode))
             .map_err(io("set the mode of"))?;
+        if let Some(old) = old {
+            copy_attributes(&old.file, &file).map_err(io("copy the access list and label of"))?;
+        }
         file.sync_all().map_err(io("flush a new version of"))
     };
     let renamed = write().and_then(|()| check(&temp)).and_then(|()| {
         announce(what)?;
-        fs::rename(&temp, path).map_err(io("replace"))
+        put(path, &temp, old)
     });
-    if let Err(error) = renamed {
-        return Err(match fs::remove_file(&temp) {
-            Ok(()) => error,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => error,
-            Err(e) => ApplyError::NotVerified {
-                object: temp.display().to_string(),
-                what: format!("{error}; and it could not be removed: {e}"),
-            },
-        });
+    let removed = match fs::remove_file(&temp) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    };
+    match (renamed, removed) {
+        (Ok(put), Ok(())) => sync_dir(dir).map(|()| put),
+        (Ok(_), Err(e)) => Err(ApplyError::io(temp.display(), "remove")(e)),
+        (Err(error), Ok(())) => Err(error),
+        (Err(error), Err(e)) => Err(ApplyError::NotVerified {
+            object: temp.display().to_string(),
+            what: format!("{error}; and it could not be removed: {e}"),
+        }),
     }
-    sync_dir(dir)
+}
+
+/// Puts the new file in the place of the old, unless that is not what was read any more.
+fn put(path: &Path, new: &Path, old: Option<&Text>) -> Result<bool, ApplyError> {
+    let io = |act| cannot(path, act);
+    let Some(old) = old else {
+        return match sys::rename_new(new, path) {
+            Ok(true) => Ok(true),
+            Ok(false) => fs::rename(new, path).map(|()| true).map_err(io("create")),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(io("create")(error)),
+        };
+    };
+    let same = |path: &Path| -> Result<bool, ApplyError> {
+        Ok(read_text(path)?.is_some_and(|now| {
+            (now.meta.dev(), now.meta.ino()) == (old.meta.dev(), old.meta.ino())
+                && now.text == old.text
+        }))
+    };
+    if !same(path)? {
+        return Ok(false);
+    }
+    match sys::exchange(new, path) {
+        Ok(true) => {}
+        Ok(false) => return fs::rename(new, path).map(|()| true).map_err(io("replace")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(io("replace")(error)),
+    }
+    // What was there to the last goes only when it is what the new one was made of.
+    if same(new)? {
+        return Ok(true);
+    }
+    match sys::exchange(new, path) {
+        Ok(_) => Ok(false),
+        Err(error) => Err(io("put back")(error)),
+    }
+}
+
+/// Access list, security label and the attributes of its owner. Others are the filesystem's, or name the content.
+fn copy_attributes(from: &File, to: &File) -> io::Result<()> {
+    use xattr::FileExt;
+    let names = match from.list_xattr() {
+        Ok(names) => names,
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for name in names {
+        let text = name.to_string_lossy();
+        let kept = [
+            "system.posix_acl_access",
+            "security.selinux",
+            "security.SMACK64",
+        ];
+        if (kept.contains(&text.as_ref()) || text.starts_with("user."))
+            && let Some(value) = from.get_xattr(&name)?
+            && to.get_xattr(&name)?.as_ref() != Some(&value)
+        {
+            to.set_xattr(&name, &value)?;
+        }
+    }
+    Ok(())
+}
+
+/// Why a file could not be replaced, with what to do where that is known.
+fn cannot(path: &Path, act: &'static str) -> impl FnOnce(io::Error) -> ApplyError {
+    let path = path.to_path_buf();
+    move |error| {
+        let immutable =
+            || File::open(&path).is_ok_and(|f| matches!(sys::is_immutable(&f), Ok(Some(true))));
+        let (why, remedy) = match error.raw_os_error() {
+            Some(libc::EROFS) => (
+                "it lies on a read-only filesystem",
+                "set persist to none: the agent or the next run mounts, too",
+            ),
+            Some(libc::EBUSY) => (
+                "it is itself a mount point",
+                "give the container the whole directory, not the file",
+            ),
+            Some(libc::EPERM) if immutable() => (
+                "it has the immutable flag: somebody protects it",
+                "take the flag away (chattr -i), or set persist to none",
+            ),
+            _ => return ApplyError::io(path.display(), act)(error),
+        };
+        refused(&path, act, why, remedy)
+    }
 }
 
 fn sync_dir(dir: &Path) -> Result<(), ApplyError> {
@@ -205,17 +327,17 @@ fn sync_dir(dir: &Path) -> Result<(), ApplyError> {
 
 struct Fstab {
     path: PathBuf,
-    text: Option<String>,
-    meta: Option<fs::Metadata>,
+    old: Option<Text>,
 }
 
 impl Fstab {
     fn read(host: &HostRoot) -> Result<Self, ApplyError> {
         let path = host.etc.join("fstab");
-        let (text, meta) = read_text(&path)?.unzip();
-        Ok(Self { path, text, meta })
+        let old = read_text(&path)?;
+        Ok(Self { path, old })
     }
 
+    /// `false` when another program changed it meanwhile.
     fn replace(
         &self,
         host: &HostRoot,
@@ -223,17 +345,17 @@ impl Fstab {
         line: Option<&str>,
         done: &mut Done,
         announce: &mut dyn FnMut(&'static str) -> Result<(), ApplyError>,
-    ) -> Result<(), ApplyError> {
-        let old = self.text.as_deref().unwrap_or_default();
+    ) -> Result<bool, ApplyError> {
+        let old = self.old.as_ref().map_or("", |old| &old.text);
         let new = fstab_with(old, wanted.point, wanted.record, line);
         if new == old {
-            return Ok(());
+            return Ok(true);
         }
         let mut notes = Vec::new();
-        replace(
+        let put = replace(
             &self.path,
             &new,
-            self.meta.as_ref(),
+            self.old.as_ref(),
             &mut |temp| match line {
                 Some(line) => check_fstab(host, temp, old, line, &mut notes),
                 None => Ok(()),
@@ -241,10 +363,12 @@ impl Fstab {
             announce,
             "fstab",
         )?;
-        done.changed = true;
-        done.notes.append(&mut notes);
-        done.notes.extend(reload(host)?);
-        Ok(())
+        if put {
+            done.changed = true;
+            done.notes.append(&mut notes);
+            done.notes.extend(reload(host)?);
+        }
+        Ok(put)
     }
 }
 
@@ -314,7 +438,7 @@ impl Units {
     /// The unit's text when it is there and bears our mark.
     fn read_ours(&self) -> Result<Option<String>, ApplyError> {
         Ok(read_text(&self.path())?
-            .map(|(text, _)| text)
+            .map(|unit| unit.text)
             .filter(|text| text.starts_with(UNIT_MARK)))
     }
 
@@ -336,8 +460,8 @@ impl Units {
     ) -> Result<(), ApplyError> {
         let path = self.path();
         let old = read_text(&path)?;
-        if let Some((old, _)) = &old
-            && !old.starts_with(UNIT_MARK)
+        if let Some(old) = &old
+            && !old.text.starts_with(UNIT_MARK)
         {
             return Err(refused(
                 &path,
@@ -346,19 +470,23 @@ impl Units {
                 "remove it, or set persist to none",
             ));
         }
-        fs::create_dir_all(self.dir.join(WANTS))
-            .map_err(ApplyError::io(self.dir.display(), "create"))?;
-        if old.as_ref().map(|(text, _)| text.as_str()) != Some(text) {
+        fs::create_dir_all(self.dir.join(WANTS)).map_err(cannot(&self.dir, "create"))?;
+        if old.as_ref().map(|old| old.text.as_str()) != Some(text) {
             check_unit(host, &self.name, text)?;
-            let meta = old.as_ref().map(|(_, meta)| meta);
-            replace(
+            let put = replace(
                 &path,
                 text,
-                meta,
+                old.as_ref(),
                 &mut |_| Ok(()),
                 announce,
                 "the mount unit",
             )?;
+            if !put {
+                return Err(ApplyError::Changed {
+                    object: path.display().to_string(),
+                    what: "another program wrote the unit at the same time".to_owned(),
+                });
+            }
             done.changed = true;
         }
         if !self.is_linked()? {

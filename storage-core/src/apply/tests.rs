@@ -84,6 +84,7 @@ impl Eyes for Liar {
                 approvable: false,
                 approved: false,
                 needs_proof: false,
+                needs_samples: false,
                 selected_by: None,
             };
             classification.verdicts.insert(name.clone(), verdict);

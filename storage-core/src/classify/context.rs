@@ -26,6 +26,8 @@ pub(super) struct Context<'a> {
     pub swaps: HashMap<&'a KernelName, Vec<&'a str>>,
     /// Whole disks that look like one and the same, with what they share.
     pub same_disk: HashMap<&'a KernelName, BTreeSet<String>>,
+    /// Disks whose serial number another disk has, one that is told apart from it by size or model alone.
+    pub same_serial: HashMap<&'a KernelName, &'a KernelName>,
     /// Devices whose content names itself like another's, with what they share.
     pub same_content: HashMap<&'a KernelName, BTreeSet<String>>,
     /// Disks that a selector for one disk matched beside others.
@@ -55,6 +57,7 @@ impl<'a> Context<'a> {
             ids: HashMap::new(),
             swaps: HashMap::new(),
             same_disk: HashMap::new(),
+            same_serial: HashMap::new(),
             same_content: HashMap::new(),
             ambiguous: HashMap::new(),
             multipath: HashMap::new(),
@@ -151,6 +154,18 @@ impl<'a> Context<'a> {
         for (serial, disks) in by_serial {
             let what = format!("the serial number {serial} and the size");
             self.pair_disks(&disks, &what, could_be_one_disk);
+            for disk in &disks {
+                // Of many, whoever is like all of the first ones is caught above.
+                let mut others = disks
+                    .iter()
+                    .take(64)
+                    .filter(|other| other.name != disk.name);
+                if let Some(other) =
+                    others.find(|other| !could_be_one_disk(disk, other) && !told_apart(disk, other))
+                {
+                    self.same_serial.insert(&disk.name, &other.name);
+                }
+            }
         }
         for (id, disks) in by_id {
             self.pair_disks(&disks, &format!("the disk id {id}"), |_, _| true);
@@ -361,15 +376,17 @@ impl<'a> Context<'a> {
 }
 
 /// Whether two disks of one serial number may be one. A size or model that could not be read agrees with any.
-/// Namespaces of one NVMe controller share its serial number and are told apart by their WWN.
 fn could_be_one_disk(a: &BlockDevice, b: &BlockDevice) -> bool {
-    let nvme = |d: &BlockDevice| matches!(d.transport, Transport::Nvme | Transport::NvmeFabrics);
-    let namespaces =
-        nvme(a) && nvme(b) && a.ids.wwn.is_some() && b.ids.wwn.is_some() && a.ids.wwn != b.ids.wwn;
     let agree = |x: Option<&str>, y: Option<&str>| x.is_none() || y.is_none() || x == y;
-    !namespaces
+    !told_apart(a, b)
         && (a.size.is_none() || b.size.is_none() || a.size == b.size)
         && agree(a.ids.model.as_deref(), b.ids.model.as_deref())
+}
+
+/// Whether two disks are namespaces of one NVMe controller, which share its serial number.
+pub(super) fn told_apart(a: &BlockDevice, b: &BlockDevice) -> bool {
+    let nvme = |d: &BlockDevice| matches!(d.transport, Transport::Nvme | Transport::NvmeFabrics);
+    nvme(a) && nvme(b) && a.ids.wwn.is_some() && b.ids.wwn.is_some() && a.ids.wwn != b.ids.wwn
 }
 
 /// What two devices must not share.

@@ -1,8 +1,10 @@
 //! Rules about the kernel's view: facts, mounts, swap, holders, identity.
 
-use super::context::Context;
+use super::context::{Context, told_apart};
 use super::rules::{Finding, Outcome, Subject};
-use crate::model::{Blankness, BlockDevice, KernelName, Mount, Transport, VerdictKind};
+use crate::model::{
+    Blankness, BlockDevice, KernelName, Mount, Own, OwnStage, Transport, VerdictKind,
+};
 
 /// The most things that one text lists.
 const LISTED: usize = 4;
@@ -420,30 +422,36 @@ pub(super) fn serial_reuse(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
         return Outcome::not_asked("asked of whole disks only");
     }
     let device = subject.device;
-    let findings: Vec<_> = cx
+    let mut findings: Vec<_> = cx
         .records_of_serial(device)
         .into_iter()
-        .filter(|(_, claim)| {
-            // Namespaces of one NVMe controller share its serial number.
-            let nvme = matches!(device.transport, Transport::Nvme | Transport::NvmeFabrics);
-            let apart = device
-                .ids
-                .wwn
-                .as_ref()
-                .is_some_and(|wwn| !claim.record.wwn.is_empty() && *wwn != claim.record.wwn);
-            !(nvme && apart)
-        })
+        .filter(|(disk, _)| !told_apart(device, disk))
         .map(|(disk, claim)| {
+            let keep = match claim.stage {
+                OwnStage::Ready => "both keep their data",
+                OwnStage::TableUnfinished | OwnStage::Formatting | OwnStage::Committing => {
+                    "nothing on either is changed"
+                }
+            };
             Finding::new(format!(
                 "its serial number is the one that the record on {} names ({} of {} bytes): one of them is not the disk it says",
                 disk.name,
                 claim.name(),
                 claim.record.size
             ))
-            .remedy("detach one of the two; both keep their data")
+            .remedy(format!("detach one of the two; {keep}"))
         })
         .collect();
-    Outcome::of(findings, "no other disk's record names its serial number")
+    // Once one of them were prepared, its record would name the other.
+    if let (Some(other), Own::None) = (cx.same_serial.get(&device.name), &device.content.own) {
+        findings.push(
+            Finding::new(format!(
+                "its serial number is also that of {other}, which has another size or model: it identifies neither"
+            ))
+            .remedy("give one of them another serial number (hypervisor, enclosure), or detach it"),
+        );
+    }
+    Outcome::of(findings, "no other disk has or names its serial number")
 }
 
 pub(super) fn mount_root(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::model::{BlockDevice, ContentState, DiskId};
+use crate::model::{Blankness, BlockDevice, ContentState, DiskId, Samples};
 
 /// The stable identity of a whole disk: its WWN, else model and serial number, else where it is plugged in.
 ///
@@ -91,18 +91,35 @@ const PART: usize = 2;
 pub const HASH_DIGITS: usize = WHOLE + PARTS.len() * PART;
 
 /// 24 hexadecimal digits over all that was observed on a disk: identity, size, sector size, partition table,
-/// signatures, the digest of what the signature search read, and our own marks.
+/// signatures, our own marks, the digest of what the signature search read, and, where an approval comes into
+/// question, the digest of what the proof of blankness would read.
 ///
 /// The first 16 are over everything; the last 8 are two for each part, so that [`changed_parts`] can say what
 /// changed. Neither the kernel's name nor anything else that changes while the content stays enters it.
 #[must_use]
 pub fn content_hash(device: &BlockDevice) -> String {
+    hash(device, true)
+}
+
+/// [`content_hash`] without the samples: of a disk that no approval comes into question for, whatever is remembered.
+pub(crate) fn hash(device: &BlockDevice, approvable: bool) -> String {
+    let samples = if approvable {
+        json(&device.content.samples)
+    } else {
+        json(&Samples::NotRead)
+    };
     let content = &device.content;
     let state = match content.state {
         ContentState::NotRead(_) => "not read",
         ContentState::Read => "read",
         ContentState::Failed(_) => "failed",
         ContentState::Pending => "pending",
+    };
+    let proof = match content.blank {
+        Blankness::NotBlank { offset } => format!("not blank at {offset}"),
+        Blankness::NotExamined | Blankness::Proven(_) | Blankness::Busy | Blankness::Failed(_) => {
+            "none".to_owned()
+        }
     };
     let parts: [Vec<(&str, String)>; 4] = [
         vec![
@@ -119,6 +136,8 @@ pub fn content_hash(device: &BlockDevice) -> String {
             ("state", state.to_owned()),
             ("first", json(&content.first_nonzero)),
             ("digest", json(&content.digest)),
+            ("samples", samples),
+            ("proof", proof),
         ],
     ];
     let mut whole = String::from("disk-discovery content 1\n");

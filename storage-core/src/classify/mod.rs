@@ -29,9 +29,10 @@ pub use identity::{HASH_DIGITS, changed_parts, content_hash, disk_id};
 pub use selector::glob;
 
 use crate::model::{
-    BlockDevice, Check, CheckResult, Classification, KernelName, Observation, Own, OwnClaim,
-    Policy, Reason, Verdict, VerdictKind,
+    BlockDevice, Check, CheckResult, Classification, ContentState, KernelName, Observation, Own,
+    OwnClaim, Policy, Reason, Samples, Verdict, VerdictKind,
 };
+use crate::persist;
 
 /// Says what every device is, and why; without the single checks, which take more room than all the rest.
 #[must_use]
@@ -49,7 +50,7 @@ fn judge_all(observation: &Observation, policy: &Policy, detail: bool) -> Classi
     let mut context = Context::new(observation, policy);
     let mut result = Classification {
         node: node_reasons(&context),
-        notes: stale_mounts(&context),
+        notes: notes(&context),
         ..Classification::default()
     };
     // Partitions look at the verdict on their disk.
@@ -118,6 +119,41 @@ fn node_reasons(cx: &Context<'_>) -> Vec<Reason> {
         });
     }
     reasons
+}
+
+fn notes(cx: &Context<'_>) -> Vec<Reason> {
+    let mut notes = stale_mounts(cx);
+    notes.extend(left_over(cx).into_iter().map(|entry| Reason {
+        rule: "left-over",
+        kind: VerdictKind::Unknown,
+        text: entry.text(),
+        remedy: Some(entry.remedy()),
+    }));
+    notes
+}
+
+/// What would mount disks of ours at boot that are not here. A UUID that some device shows is here, whatever its
+/// verdict.
+fn left_over(cx: &Context<'_>) -> Vec<persist::LeftOver> {
+    let devices = || cx.graph.observation.devices.values();
+    // A disk that could not be read may be the one.
+    if devices().any(|device| matches!(device.content.state, ContentState::Failed(_))) {
+        return Vec::new();
+    }
+    let signatures = devices().flat_map(|device| {
+        let content = &device.content;
+        let inside = content.table.iter().flat_map(|t| &t.partitions);
+        content
+            .signatures
+            .iter()
+            .chain(inside.flat_map(|p| &p.signatures))
+    });
+    let seen = signatures.filter_map(|s| Some(s.uuid.as_ref()?.to_ascii_lowercase()));
+    let claimed = cx
+        .claims
+        .iter()
+        .map(|(_, claim)| claim.record.filesystem_uuid().to_string());
+    persist::left_over(&cx.graph.observation.host, &seen.chain(claimed).collect())
 }
 
 /// Mounts below the mount root whose device is gone.
@@ -267,11 +303,32 @@ impl Sheet {
         ));
     }
 
+    fn reason_of(&mut self, rule: &'static str, kind: VerdictKind, text: String) {
+        let reason = Reason {
+            rule,
+            kind,
+            text,
+            remedy: None,
+        };
+        self.reasons.push((reason, Remedy::None));
+    }
+
     fn verdict(mut self, cx: &Context<'_>, device: &BlockDevice) -> Verdict {
         let whole = device.is_whole_disk();
         let disk_id = cx.ids.get(&device.name).cloned();
-        let hash = whole.then(|| content_hash(device));
-        let approvable = whole && self.refused && !self.lasting;
+        let mut approvable = whole && self.refused && !self.lasting;
+        let needs_samples = approvable && device.content.samples == Samples::NotRead;
+        if let (true, Samples::Failed(error)) = (approvable, &device.content.samples) {
+            approvable = false;
+            self.reason_of(
+                APPROVAL,
+                VerdictKind::Unreadable,
+                format!(
+                    "no approval can be given: what it would destroy could not be read: {error}"
+                ),
+            );
+        }
+        let hash = whole.then(|| identity::hash(device, approvable));
         let approval = match (&disk_id, &hash) {
             (Some(id), Some(hash)) if approvable => {
                 Some(format!("--approve {id}@{hash} (approvals)"))
@@ -354,6 +411,7 @@ impl Sheet {
             approvable,
             approved,
             needs_proof: self.needs_proof,
+            needs_samples,
             selected_by: whole
                 .then(|| cx.selected_by(device).map(|(_, rule)| rule.clone()))
                 .flatten(),

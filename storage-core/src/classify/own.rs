@@ -6,8 +6,11 @@ use super::content::not_ours;
 use super::context::Context;
 use super::host::list;
 use super::rules::{Finding, Outcome, Subject};
+use super::selector::glob;
 use super::wanted::bytes;
-use crate::model::{BlockDevice, ContentState, Own, OwnClaim, OwnStage, Persist, VerdictKind};
+use crate::model::{
+    BlockDevice, ContentState, MountGuard, Own, OwnClaim, OwnStage, Persist, Policy, VerdictKind,
+};
 use crate::ondisk::record::RecordBlock;
 use crate::persist;
 
@@ -208,7 +211,7 @@ fn mounted_by_hand(cx: &Context<'_>, disk: &BlockDevice, claim: &OwnClaim, point
 }
 
 pub(super) fn node(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
-    let Some((_, claim)) = disk_claim(subject) else {
+    let Some((disk, claim)) = disk_claim(subject) else {
         return Outcome::not_asked(NOT_OURS);
     };
     let here = RecordBlock::cut(&cx.policy.node, 64);
@@ -217,7 +220,7 @@ pub(super) fn node(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
         return Outcome::passed(format!("node {here}"));
     }
     if claim.stage == OwnStage::Ready {
-        return Outcome::passed(format!("finished on node {there}; it was moved here"));
+        return moved(cx, disk, claim);
     }
     Outcome::refuse(
         Finding::new(format!(
@@ -225,6 +228,61 @@ pub(super) fn node(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
         ))
         .approvable(),
     )
+}
+
+/// A finished disk of another node: moved here, or here beside that node, in which case a second mount would destroy
+/// it. It is taken over when it shows that nobody has it mounted, and the kernel looks once more when it mounts it.
+fn moved(cx: &Context<'_>, disk: &BlockDevice, claim: &OwnClaim) -> Outcome {
+    let there = &claim.record.node;
+    let point = cx.point_of(claim);
+    let mounted = cx.carrier(disk, claim).is_some_and(|carrier| {
+        let mut at = cx.graph.mounts_on(&carrier.name).iter();
+        at.any(|mount| mount.point == point)
+    });
+    if mounted {
+        return Outcome::passed(format!("finished on node {there}; it is mounted here"));
+    }
+    if cx.policy.adopt_nodes.iter().any(|node| glob(node, there)) {
+        return Outcome::passed(format!(
+            "finished on node {there}, whose disks are taken over (--adopt-nodes, adoptNodes)"
+        ));
+    }
+    let why = match &claim.guard {
+        MountGuard::Clean => {
+            return Outcome::passed(format!(
+                "finished on node {there} and mounted nowhere (ext4's multiple mount protection): it was moved here"
+            ));
+        }
+        MountGuard::Held { host } if is_host(host, &cx.policy.node) => {
+            return Outcome::passed(format!(
+                "finished on node {there} and last mounted by this one (ext4's multiple mount protection)"
+            ));
+        }
+        MountGuard::Held { host } => {
+            format!("host {host:?} has it mounted, or went down while it had")
+        }
+        MountGuard::Checking => "e2fsck is at work on it, or was broken off".to_owned(),
+        MountGuard::None => format!(
+            "nothing on its {} filesystem tells whether that node has it mounted",
+            claim.record.filesystem.as_str()
+        ),
+        MountGuard::Unreadable(why) => {
+            format!("whether that node has it mounted cannot be told: {why}")
+        }
+    };
+    // No approval: what another node may have mounted is not overwritten either.
+    Outcome::refuse(
+        Finding::new(format!("it was finished on node {there}, and {why}")).remedy(format!(
+            "where both nodes are attached to it, leave it to {there}; where it was moved here, or {there} is now named {}: --adopt-nodes {there} (adoptNodes)",
+            cx.policy.node
+        )),
+    )
+}
+
+/// Whether a kernel's host name is that of a node, in its long or short form.
+fn is_host(host: &str, node: &str) -> bool {
+    let short = |name: &str| name.split('.').next().unwrap_or(name).to_owned();
+    !host.is_empty() && (host == node || short(host) == short(node))
 }
 
 pub(super) fn size(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
@@ -252,32 +310,40 @@ pub(super) fn size(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
     }
 }
 
-/// Two disks of one name would be mounted over each other. The one that this node prepared keeps it, whatever
-/// is mounted at the moment.
+/// Two disks of one name would be mounted over each other. A finished one goes before one that holds nobody's data
+/// yet, then one that this node prepared before another's, whatever is mounted at the moment; of equals none has it.
 pub(super) fn name(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
     let Some((disk, claim)) = disk_claim(subject) else {
         return Outcome::not_asked(NOT_OURS);
     };
     let here = RecordBlock::cut(&cx.policy.node, 64);
+    let rank = |claim: &OwnClaim| (claim.stage == OwnStage::Ready, claim.record.node == here);
     let others = cx.namesakes(disk, claim);
+    // A disk of another cluster is not mounted and takes no name from anybody.
     let rival = others
         .iter()
-        .find(|(_, other)| claim.record.node != here || other.record.node == here);
+        .find(|(_, other)| rank(other) >= rank(claim) && !is_foreign(other, cx.policy));
     match rival {
         None => Outcome::passed(format!("no other disk is named {}", claim.name())),
-        Some((other, theirs)) => Outcome::refuse(lifted(
-            cx,
-            disk,
-            claim,
-            Finding::new(format!(
+        Some((other, theirs)) => {
+            let mut text = format!(
                 "its name {} is also that of {}, prepared by node {}",
                 claim.name(),
                 other.name,
                 theirs.record.node
-            )),
-            format!("detach {} or this one; both keep their data", other.name),
-        )),
+            );
+            if claim.stage != OwnStage::Ready {
+                text.push_str("; this one was not finished and holds nobody's data: begun anew it gets another name");
+            }
+            let keep = format!("detach {} or this one; both keep their data", other.name);
+            Outcome::refuse(lifted(cx, disk, claim, Finding::new(text), keep))
+        }
     }
+}
+
+/// Whether a disk was prepared for a cluster that is known not to be this one.
+fn is_foreign(claim: &OwnClaim, policy: &Policy) -> bool {
+    matches!((claim.record.cluster, policy.cluster), (Some(theirs), Some(ours)) if theirs != ours)
 }
 
 pub(super) fn foreign_content(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
@@ -303,9 +369,11 @@ pub(super) fn foreign_content(cx: &Context<'_>, subject: &Subject<'_>) -> Outcom
             );
         }
     }
+    // Until the kernel reads the table again it shows a partition that was grown as it was.
+    let shown = claim.record.length.min(claim.length)..=claim.length;
     let part = carrier.and_then(|c| Some((c, c.partition.as_ref()?)));
     if let Some((device, part)) = part
-        && (part.start != claim.start || device.size != Some(claim.length))
+        && (part.start != claim.start || !device.size.is_some_and(|size| shown.contains(&size)))
     {
         findings.push(
             Finding::new(format!(

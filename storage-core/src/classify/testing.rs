@@ -247,6 +247,7 @@ impl Host {
             record,
             damage: vec![],
             repairable: false,
+            guard: MountGuard::Clean,
         }));
         let partition = device.partitions[0].clone();
         self.dev(partition.as_str()).content.signatures = vec![signature];

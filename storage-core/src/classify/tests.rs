@@ -612,7 +612,7 @@ mod approvals {
     fn an_approval_of_another_content_is_refused_with_both_hashes() {
         let mut host = foreign();
         let stale = host.verdict("sdb").hash.unwrap();
-        host.dev("sdb").content.digest = Some("ef".repeat(32));
+        host.dev("sdb").content.digest = Some("01".repeat(32));
         let verdict = host.verdict_by("sdb", &approving(&host, &stale));
         assert!(!verdict.approved);
         let present = verdict.hash.clone().unwrap();
@@ -863,6 +863,44 @@ mod identity {
         ] {
             assert!(changed_parts(nonsense, &before).is_empty(), "{nonsense}");
         }
+    }
+
+    #[test]
+    fn an_approval_is_for_what_only_the_proof_would_read_too() {
+        let mut host = Host::new();
+        let disk = host.disk("sdb");
+        disk.content.first_nonzero = Some(1080);
+        disk.content.digest = Some("ab".repeat(32));
+        disk.content.signatures = vec![signature("ext4", SignatureClass::Filesystem, 1080, None)];
+        assert!(host.verdict("sdb").needs_samples);
+        let mut hash = |samples: Samples| {
+            host.dev("sdb").content.samples = samples;
+            let verdict = host.verdict("sdb");
+            assert!(verdict.approvable && !verdict.needs_samples);
+            verdict.hash.unwrap()
+        };
+        let (one, other) = (
+            hash(Samples::Read(None)),
+            hash(Samples::Read(Some("cd".repeat(32)))),
+        );
+        assert_eq!(
+            changed_parts(&one, &other),
+            ["the data at the places that are looked at"]
+        );
+        host.dev("sdb").content.samples = Samples::Failed(read_error());
+        let verdict = host.verdict("sdb");
+        assert!(!verdict.approvable);
+        assert_refused(
+            &verdict,
+            VerdictKind::Foreign,
+            "approval",
+            "no approval can be given",
+        );
+        // What is remembered of a disk that no approval is about changes nothing.
+        host.ours("sdc", "sdc1");
+        let before = host.verdict("sdc").hash;
+        host.dev("sdc").content.samples = Samples::Read(None);
+        assert_eq!(host.verdict("sdc").hash, before);
     }
 
     #[test]
@@ -1330,6 +1368,149 @@ mod incidents {
         new.size = Some(100 << 30);
         new.content.blank = Blankness::Proven(proof(100 << 30));
         host.refused("sdb", Quarantined, "serial-reuse", "sdc");
+    }
+
+    #[test]
+    fn hwameistor_1116_of_two_new_disks_with_one_serial_number_neither_is_begun() {
+        let mut host = host();
+        host.blank("sdd").ids.model = Some("Other".to_owned());
+        host.dev("sdd").ids.serial = Some("S-sdb".to_owned());
+        host.refused("sdb", Quarantined, "serial-reuse", "that of sdd");
+        host.refused("sdd", Quarantined, "serial-reuse", "that of sdb");
+        // Namespaces of one controller are two by their WWNs.
+        for disk in ["sdb", "sdd"] {
+            host.dev(disk).transport = Transport::Nvme;
+        }
+        assert_eq!((host.kind("sdb"), host.kind("sdd")), (Blank, Blank));
+    }
+
+    #[test]
+    fn of_two_unfinished_disks_with_one_serial_number_neither_goes_on() {
+        let mut host = Host::new();
+        for disk in ["sdc", "sdd"] {
+            host.ours(disk, &format!("{disk}1")).stage = OwnStage::Formatting;
+        }
+        host.dev("sdd").ids.serial = Some("S-sdc".to_owned());
+        host.dev("sdd").ids.model = Some("Other".to_owned());
+        host.claim("sdd").record.serial = "S-sdc".to_owned();
+        for disk in ["sdc", "sdd"] {
+            let verdict = host.verdict(disk);
+            assert_refused(
+                &verdict,
+                Quarantined,
+                "serial-reuse",
+                "one of them is not the disk",
+            );
+            assert!(
+                !verdict.approvable,
+                "which of them it would be nobody can tell"
+            );
+        }
+        assert!(planned(&host).is_empty());
+    }
+
+    #[test]
+    fn of_two_unfinished_disks_with_one_name_neither_is_mounted_until_one_is_given_up() {
+        let mut host = Host::new();
+        for disk in ["sdc", "sdd"] {
+            host.ours(disk, "sdb1").stage = OwnStage::Formatting;
+        }
+        for disk in ["sdc", "sdd"] {
+            let verdict = host.verdict(disk);
+            assert_refused(
+                &verdict,
+                Quarantined,
+                "own-name",
+                "begun anew it gets another name",
+            );
+            assert!(verdict.approvable);
+        }
+        assert!(planned(&host).is_empty());
+        let verdict = host.verdict("sdd");
+        let mut policy = policy();
+        policy.approvals = vec![Approval {
+            disk: verdict.disk_id.unwrap(),
+            hash: verdict.hash.unwrap(),
+        }];
+        let classification = super::super::classify(&host.observation, &policy);
+        let plan = crate::plan::plan(&host.observation, &classification, &policy);
+        let names: Vec<_> = plan.disks.iter().map(|d| d.name.to_string()).collect();
+        assert_eq!(names, ["sdd1"], "{plan}");
+    }
+
+    #[test]
+    fn a_finished_disk_keeps_its_name_against_one_that_is_not_finished() {
+        for there in ["k3s1", "k3s2"] {
+            let mut host = Host::new();
+            host.ours("sdc", "sdb1").record.node = there.to_owned();
+            host.ours("sdd", "sdb1").stage = OwnStage::TableUnfinished;
+            assert_eq!(host.kind("sdc"), Ours);
+            host.refused("sdd", Quarantined, "own-name", "that of sdc");
+            only_mounted(&host, "sdc", "/mnt/longhorn/sdb1");
+        }
+    }
+
+    #[test]
+    fn a_disk_of_another_cluster_takes_no_name_from_ours() {
+        let mut host = Host::new();
+        host.ours("sdc", "sdb1").record.cluster = Some(guid(7));
+        host.ours("sdd", "sdb1").record.cluster = Some(guid(8));
+        let policy = Policy {
+            cluster: Some(guid(7)),
+            ..policy()
+        };
+        assert_eq!(host.verdict_by("sdc", &policy).kind, Ours);
+        let other = host.verdict_by("sdd", &policy);
+        assert_refused(&other, Quarantined, "own-cluster", "another cluster");
+    }
+
+    /// A disk that two hosts see is mounted by one.
+    #[test]
+    fn longhorn_8962_a_finished_disk_of_another_node_is_taken_over_only_when_nobody_has_it() {
+        use crate::model::MountGuard;
+        let held = |host: &str| MountGuard::Held {
+            host: host.to_owned(),
+        };
+        let verdict = |guard: &MountGuard, adopt: &[&str], mounted: bool| {
+            let mut host = Host::new();
+            let claim = host.ours("sdc", "sdb1");
+            claim.record.node = "k3s2".to_owned();
+            claim.guard = guard.clone();
+            if mounted {
+                host.mount_on("sdc1", "/mnt/longhorn/sdb1", "ext4");
+            }
+            let policy = Policy {
+                adopt_nodes: adopt.iter().map(|a| (*a).to_owned()).collect(),
+                ..policy()
+            };
+            host.verdict_by("sdc", &policy)
+        };
+        for free in [MountGuard::Clean, held("k3s1"), held("k3s1.example.org")] {
+            assert_eq!(verdict(&free, &[], false).kind, Ours, "{free:?}");
+        }
+        let doubtful = [
+            held("k3s2"),
+            held("k3s11"),
+            held(""),
+            MountGuard::None,
+            MountGuard::Checking,
+            MountGuard::Unreadable("read at byte 0: EIO".to_owned()),
+        ];
+        for guard in doubtful {
+            let refused = verdict(&guard, &["k3s3"], false);
+            assert_refused(&refused, Quarantined, "own-node", "finished on node k3s2");
+            let remedy = refused.reasons[0].remedy.as_deref().unwrap();
+            assert!(
+                remedy.contains("--adopt-nodes k3s2 (adoptNodes)"),
+                "{remedy}"
+            );
+            assert!(
+                !refused.approvable,
+                "{guard:?}: another node may have it mounted"
+            );
+            assert_eq!(verdict(&guard, &["k3s[23]"], false).kind, Ours);
+            assert_eq!(verdict(&guard, &[], true).kind, Ours, "mounted by hand");
+        }
     }
 
     #[test]

@@ -142,6 +142,19 @@ pub enum Blankness {
     Failed(ReadError),
 }
 
+/// What the places hold that the proof of blankness samples, of a disk that an approval could give up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "result", content = "detail")]
+pub enum Samples {
+    /// Not read: no approval comes into question.
+    #[default]
+    NotRead,
+    /// SHA-256 over what is not zero there, with offsets; `None` when all is.
+    Read(Option<String>),
+    /// A read failed.
+    Failed(ReadError),
+}
+
 /// How far one of our disks got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -155,6 +168,25 @@ pub enum OwnStage {
     Committing,
     /// Committed: the filesystem is never made again.
     Ready,
+}
+
+/// Whether the filesystem itself tells that another host has it mounted (ext4's multiple mount protection).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum MountGuard {
+    /// It does not: XFS, or an ext4 without the feature.
+    #[default]
+    None,
+    /// It was unmounted cleanly everywhere.
+    Clean,
+    /// It is mounted, or its host went down while it was.
+    Held {
+        /// Host name of the machine that mounted it last, untrusted, at most 64 bytes.
+        host: String,
+    },
+    /// e2fsck is at work on it, or was broken off.
+    Checking,
+    /// Its block could not be read or makes no sense.
+    Unreadable(String),
 }
 
 /// A disk whose marks say that it is ours, and verify.
@@ -172,6 +204,10 @@ pub struct OwnClaim {
     pub damage: Vec<String>,
     /// Whether the table can be made whole again from the record.
     pub repairable: bool,
+    /// Whether another host has its filesystem mounted, once it is made. It changes while the filesystem is in
+    /// use and is no part of the content.
+    #[serde(skip)]
+    pub guard: MountGuard,
 }
 
 impl OwnClaim {
@@ -219,4 +255,6 @@ pub struct Content {
     pub own: Own,
     /// Whether it was proven blank.
     pub blank: Blankness,
+    /// What else an approval to overwrite it is given for.
+    pub samples: Samples,
 }

@@ -10,8 +10,8 @@ pub mod policy;
 pub mod verdict;
 
 pub use content::{
-    Blankness, Content, ContentState, GptState, Own, OwnClaim, OwnStage, Partition, PartitionTable,
-    Signature, SignatureClass, TableKind,
+    Blankness, Content, ContentState, GptState, MountGuard, Own, OwnClaim, OwnStage, Partition,
+    PartitionTable, Samples, Signature, SignatureClass, TableKind,
 };
 pub use device::{
     BlockDevice, DevNum, DeviceIds, DmInfo, DmKind, Location, LoopInfo, MdInfo, PartitionOf,

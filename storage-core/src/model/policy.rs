@@ -161,6 +161,9 @@ pub struct Policy {
     pub approvals: Vec<Approval>,
     /// Refuse when a mount point cannot be made immutable.
     pub require_immutable: bool,
+    /// Names of nodes, as globs, whose finished disks may be mounted here although nothing on the disk shows
+    /// that they have let go of it.
+    pub adopt_nodes: Vec<String>,
 }
 
 impl Policy {
@@ -195,6 +198,7 @@ impl Policy {
             mount_options: Vec::new(),
             approvals: Vec::new(),
             require_immutable: true,
+            adopt_nodes: Vec::new(),
         }
     }
 }

@@ -122,6 +122,8 @@ pub struct Verdict {
     pub approved: bool,
     /// Whether every rule but the proof of blankness has passed: the prober should look.
     pub needs_proof: bool,
+    /// Whether an approval could lift every reason and what it would be given for was not read yet.
+    pub needs_samples: bool,
     /// The include rule that selected it, with tags and reserve.
     pub selected_by: Option<SelectorRule>,
 }
@@ -143,6 +145,14 @@ impl Classification {
         self.verdicts
             .values()
             .filter(|v| v.needs_proof)
+            .map(|v| &v.device)
+    }
+
+    /// Devices that an approval could give up and whose samples were not read yet.
+    pub fn needing_samples(&self) -> impl Iterator<Item = &KernelName> {
+        self.verdicts
+            .values()
+            .filter(|v| v.needs_samples)
             .map(|v| &v.device)
     }
 }

@@ -12,14 +12,14 @@ use super::dump::DumpFile;
 use super::error::{gone, malformed, timed_out, unreadable};
 use super::memory::{Activity, Key, Remembered};
 use super::pool::{self, Beat, Ended, Watched};
-use super::proof::{Finding, prove};
+use super::proof::{Finding, digest_samples, prove};
 use super::read::ReadAt;
 use super::source::Source;
 use super::{mounts, sysfs, udev};
 use crate::host::HostRoot;
 use crate::model::{
     Blankness, BlockDevice, Content, ContentState, DevNum, HostFacts, KernelName, Mount,
-    Observation, PartitionOf, Policy, ReadError, ReadErrorKind, Witnesses,
+    Observation, PartitionOf, Policy, ReadError, ReadErrorKind, Samples, Witnesses,
 };
 use crate::progress::{Event, Progress};
 
@@ -424,6 +424,62 @@ impl Observer {
         }
     }
 
+    /// Reads the samples of `names` in parallel and fills in their `content.samples`. What is remembered, and
+    /// unchanged, is not read again; a dump has none.
+    pub fn sample(
+        &mut self,
+        observation: &mut Observation,
+        names: &[KernelName],
+        policy: &Policy,
+        progress: &dyn Progress,
+    ) {
+        if self.host.dump {
+            return;
+        }
+        let mut jobs = Vec::new();
+        for name in names {
+            let Some(device) = observation.devices.get_mut(name) else {
+                continue;
+            };
+            if matches!(device.content.samples, Samples::Read(_)) {
+                continue;
+            }
+            match Target::of(device) {
+                Err(why) => {
+                    let what = format!("/dev/{}", name.dev_path());
+                    device.content.samples = Samples::Failed(malformed(what, why));
+                }
+                Ok(target) => match self.still_stuck(&target) {
+                    Some(error) => device.content.samples = Samples::Failed(error),
+                    None => jobs.push((target, device.sys_path.clone())),
+                },
+            }
+        }
+        let targets: Vec<Target> = jobs.iter().map(|(target, _)| target.clone()).collect();
+        self.read.extend(targets.iter().map(|t| t.name.clone()));
+        let timeout = policy.read_timeout;
+        let reader = Reader::plain(&self.host);
+        let results = on_workers(&reader, jobs, policy, progress, Reader::samples);
+        for (target, ended) in targets.into_iter().zip(results) {
+            let samples = match ended {
+                Ended::Done((activity, samples)) => {
+                    if let (Some(remembered), Samples::Read(_)) =
+                        (self.remembered.get_mut(&target.name), &samples)
+                        && activity == Some(remembered.activity)
+                    {
+                        remembered.content.samples = samples.clone();
+                    }
+                    samples
+                }
+                Ended::Stuck(back) => Samples::Failed(self.hangs(&target, back, timeout)),
+                Ended::Panicked => Samples::Failed(broke_off(&target)),
+            };
+            if let Some(device) = observation.devices.get_mut(&target.name) {
+                device.content.samples = samples;
+            }
+        }
+    }
+
     fn remember_proof(
         &mut self,
         name: &KernelName,
@@ -593,31 +649,47 @@ pub fn prove_device_fresh(
     }
 }
 
-type Proof = (Option<Activity>, Blankness);
-
-/// Proves devices on worker threads; progress is told from the caller's thread.
+/// Proves devices on worker threads.
 fn prove_all(
     reader: &Reader,
     jobs: Vec<(Target, String)>,
     policy: &Policy,
     progress: &dyn Progress,
-) -> Vec<Ended<Proof>> {
+) -> Vec<Ended<(Option<Activity>, Blankness)>> {
+    let (depth, samples) = (policy.proof, policy.samples);
+    let prove =
+        move |reader: &Reader, target: &Target, beat: &Beat, tell: &mut Tell<'_>| match reader
+            .is_busy(target)
+        {
+            Ok(true) => Blankness::Busy,
+            Ok(false) => reader.prove(target, beat, depth, samples, tell),
+            Err(error) => Blankness::Failed(unreadable(target.shown(), &error)),
+        };
+    on_workers(reader, jobs, policy, progress, prove)
+}
+
+/// Told bytes done and to do.
+type Tell<'a> = dyn FnMut(u64, u64) + 'a;
+
+/// Reads devices on worker threads, each with the counts of before; progress is told from the caller's thread.
+fn on_workers<T: Send + 'static>(
+    reader: &Reader,
+    jobs: Vec<(Target, String)>,
+    policy: &Policy,
+    progress: &dyn Progress,
+    read: impl Fn(&Reader, &Target, &Beat, &mut Tell<'_>) -> T + Clone + Send + Sync + 'static,
+) -> Vec<Ended<(Option<Activity>, T)>> {
     let counts: Arc<Mutex<BTreeMap<KernelName, (u64, u64)>>> = Arc::default();
     let shared = Arc::clone(&counts);
     let reader = reader.clone();
-    let (depth, samples) = (policy.proof, policy.samples);
     let work = move |(target, path): (Target, String), beat: &Beat| {
         let activity = reader.activity(&path);
         let mut tell = |done, total| {
             let mut counts = shared.lock().unwrap_or_else(PoisonError::into_inner);
             counts.insert(target.name.clone(), (done, total));
         };
-        let blank = match reader.is_busy(&target) {
-            Ok(true) => Blankness::Busy,
-            Ok(false) => reader.prove(&target, beat, depth, samples, &mut tell),
-            Err(error) => Blankness::Failed(unreadable(target.shown(), &error)),
-        };
-        (activity, blank)
+        let said = read(&reader, &target, beat, &mut tell);
+        (activity, said)
     };
     let mut told: BTreeMap<KernelName, u64> = BTreeMap::new();
     let mut tell = || {
@@ -699,6 +771,21 @@ impl Reader {
                 state: ContentState::Failed(vec![unreadable(target.shown(), &error)]),
                 ..Content::default()
             },
+        }
+    }
+
+    fn samples(&self, target: &Target, beat: &Beat, tell: &mut Tell<'_>) -> Samples {
+        let device = match self.open(target) {
+            Ok(device) => device,
+            Err(error) => return Samples::Failed(unreadable(target.shown(), &error)),
+        };
+        let device = Watched {
+            inner: &*device,
+            beat,
+        };
+        match digest_samples(&device, &target.shown(), tell) {
+            Ok(digest) => Samples::Read(digest),
+            Err(error) => Samples::Failed(error),
         }
     }
 

@@ -13,6 +13,7 @@
 use std::io;
 
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use super::read::ReadAt;
 use crate::model::{ProofDepth, ReadError, ReadErrorKind};
@@ -25,6 +26,9 @@ pub const SAMPLE: u64 = 4096;
 const CHUNK: usize = 256 << 10;
 /// The fewest samples that count as a proof.
 pub const MIN_SAMPLES: u32 = 16;
+
+/// Samples that an approval's hash covers, whatever the policy asks of the proof: the hash must not depend on it.
+pub const APPROVAL_SAMPLES: u32 = 1024;
 
 /// Witness that a device, or a part of one, was read and found all zero.
 ///
@@ -140,6 +144,48 @@ pub fn prove_range(
         samples: windows.samples,
         longest_unseen: windows.longest_gap,
     })
+}
+
+/// Digest of what an approval to overwrite a device is given for besides its signatures: everything that is not zero,
+/// with its offset, in both windows, [`APPROVAL_SAMPLES`] samples and the places of superblocks' copies.
+///
+/// # Errors
+/// The first read that failed: nothing is known then.
+pub fn digest_samples(
+    device: &dyn ReadAt,
+    what: &str,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Option<String>, ReadError> {
+    let (depth, sector) = (ProofDepth::Sampled, device.logical_sector());
+    let windows =
+        windows(0, device.size(), depth, APPROVAL_SAMPLES, sector).map_err(|cause| ReadError {
+            what: what.to_owned(),
+            kind: ReadErrorKind::Malformed,
+            cause,
+        })?;
+    let total: u64 = windows.ranges.iter().map(|r| r.1).sum();
+    let grain = usize::try_from(SAMPLE).unwrap_or(CHUNK);
+    let mut buffer = vec![0_u8; CHUNK];
+    let (mut done, mut found) = (0_u64, false);
+    let mut sum = Sha256::new();
+    for (offset, take) in reads(&windows.ranges) {
+        let Some(part) = buffer.get_mut(..take) else {
+            break;
+        };
+        device
+            .read_exact_at(part, offset)
+            .map_err(|error| read_error(what, offset, &error))?;
+        for (at, block) in (offset..).step_by(grain).zip(part.chunks(grain)) {
+            if first_nonzero(block).is_some() {
+                found = true;
+                sum.update(at.to_le_bytes());
+                sum.update(block);
+            }
+        }
+        done += take as u64;
+        progress(done, total);
+    }
+    Ok(found.then(|| format!("{:x}", sum.finalize())))
 }
 
 /// A failed read as a fact.

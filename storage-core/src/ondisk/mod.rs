@@ -4,6 +4,7 @@
 //! disk of ours, finished or not, from everything else.
 
 pub mod gpt;
+pub(crate) mod guard;
 mod recognise;
 pub mod record;
 

@@ -7,10 +7,11 @@
 //! or, once the record says *formatting*, holds no signature but that of our own filesystem.
 
 use super::gpt::{PREPARING, READY_PREFIX, SectorState, TableImage};
+use super::guard;
 use super::record::{LEN, RecordBlock, RecordState, record_offset};
 use crate::model::{
-    Content, ContentState, Layout, Own, OwnClaim, OwnStage, ProofDepth, Signature, SignatureClass,
-    TableKind,
+    Content, ContentState, Layout, MountGuard, Own, OwnClaim, OwnStage, ProofDepth, Signature,
+    SignatureClass, TableKind,
 };
 use crate::observe::proof::{Finding, WINDOW, prove_range};
 use crate::observe::read::ReadAt;
@@ -71,7 +72,12 @@ pub fn recognise(device: &dyn ReadAt, content: &Content) -> Own {
     }
     // A claim that verifies outweighs bytes like ours elsewhere, which a file in the filesystem may hold.
     match (claims.pop(), claims.pop()) {
-        (Some(claim), None) => Own::Claim(Box::new(claim)),
+        (Some(mut claim), None) => {
+            if matches!(claim.stage, OwnStage::Committing | OwnStage::Ready) {
+                claim.guard = guard::read(device, &claim.record);
+            }
+            Own::Claim(Box::new(claim))
+        }
         (Some(_), Some(_)) => Own::Broken(vec!["two record blocks claim the disk".to_owned()]),
         (None, _) => {
             if faults.is_empty() {
@@ -228,16 +234,33 @@ fn claim_gpt(
             SectorState::Same | SectorState::Ready => {}
         }
     }
-    if !damage.is_empty() && !table_names_us(content, &record) {
-        return Err(format!(
-            "the disk was finished but its partition table no longer shows partition {}: {}",
-            record.partition_guid(),
-            damage.join(", ")
-        ));
+    // Its owner may have given the partition more room.
+    let mut length = record.length;
+    if !damage.is_empty() {
+        length = length_by_table(content, &record).ok_or_else(|| {
+            format!(
+                "the disk was finished but its partition table no longer shows partition {}: {}",
+                record.partition_guid(),
+                damage.join(", ")
+            )
+        })?;
     }
     our_filesystem_is_there(partition_signatures(content, &record), &record)?;
     let repairable = same_size && other.is_none() && !damage.is_empty();
-    Ok(claim(record, OwnStage::Ready, damage, repairable))
+    if length > record.length {
+        // Of the sectors of the table no word more: it is a whole one, and others'.
+        damage = vec![format!(
+            "its partition was grown from {} to {length} bytes",
+            record.length
+        )];
+        if !same_size {
+            damage.push(size_differs(device, &record));
+        }
+    }
+    Ok(OwnClaim {
+        length,
+        ..claim(record, OwnStage::Ready, damage, repairable)
+    })
 }
 
 fn claim_disk(
@@ -283,6 +306,7 @@ fn claim(record: RecordBlock, stage: OwnStage, damage: Vec<String>, repairable: 
         record,
         damage,
         repairable,
+        guard: MountGuard::None,
     }
 }
 
@@ -443,19 +467,19 @@ fn our_filesystem_is_there<'a>(
     ))
 }
 
-/// Whether the table that the disk shows, by whatever copy is valid, has our partition in its place.
-fn table_names_us(content: &Content, record: &RecordBlock) -> bool {
+/// The length that the table gives our partition, by whatever copy is valid, when it has it in its place.
+fn length_by_table(content: &Content, record: &RecordBlock) -> Option<u64> {
     let ready = format!("{READY_PREFIX}{}", record.name);
     content
         .table
         .iter()
         .filter(|table| table.kind == TableKind::Gpt)
-        .any(|table| {
-            table.partitions.iter().any(|p| {
-                p.guid == Some(record.partition_guid())
-                    && p.name.as_deref() == Some(ready.as_str())
-                    && p.start == record.start
-                    && p.length >= record.length
-            })
+        .flat_map(|table| &table.partitions)
+        .find(|p| {
+            p.guid == Some(record.partition_guid())
+                && p.name.as_deref() == Some(ready.as_str())
+                && p.start == record.start
+                && p.length >= record.length
         })
+        .map(|p| p.length)
 }

@@ -104,6 +104,7 @@ fn write_record(host: &mut Host, policy: &Policy, disk: &str, name: &DiskName, l
         record,
         damage: vec![],
         repairable: false,
+        guard: MountGuard::Clean,
     }));
 }
 

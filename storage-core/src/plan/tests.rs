@@ -32,6 +32,7 @@ fn verdict(device: &BlockDevice, kind: VerdictKind) -> Verdict {
         approvable: false,
         approved: false,
         needs_proof: false,
+        needs_samples: false,
         selected_by: None,
     }
 }
@@ -57,6 +58,7 @@ fn claimed(stage: OwnStage) -> BlockDevice {
         record,
         damage: vec![],
         repairable: false,
+        guard: crate::model::MountGuard::Clean,
     };
     let mut device = disk("sdc");
     device.content.own = Own::Claim(Box::new(claim));

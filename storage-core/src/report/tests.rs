@@ -46,6 +46,7 @@ fn verdict(text: &str, kind: VerdictKind) -> Verdict {
         approvable: true,
         approved: false,
         needs_proof: false,
+        needs_samples: false,
         selected_by: None,
     }
 }

@@ -1,16 +1,18 @@
 //! The only unsafe code: system calls that neither the standard library nor nix wraps, behind typed functions.
 //!
 //! Numbers and structures are those of the kernel's UAPI headers: `linux/fs.h`, `linux/blkpg.h` and
-//! `linux/mount.h`. Every function takes an open descriptor, never a path, so that what was checked is what is
-//! acted upon.
+//! `linux/mount.h`. What acts on a device takes an open descriptor, never a path, so that what was checked is what
+//! is acted upon.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use nix::libc;
@@ -276,7 +278,8 @@ impl std::fmt::Display for MountFailure {
 
 /// Mounts the filesystem on an open block device without a mount point (`fsopen(2)`, since Linux 5.2): nobody
 /// else sees it, and it is gone when the returned descriptor of its root is closed, however this process ends.
-/// Always `nosuid,nodev,noexec,noatime`.
+/// Always `nosuid,nodev,noexec,noatime`. Read-only it is also `norecovery`: replaying the journal would write, and
+/// would do so under another host that has the filesystem mounted.
 ///
 /// # Errors
 /// What the kernel and the filesystem say.
@@ -306,6 +309,7 @@ pub fn detached_mount(
     .map_err(failed)?;
     if read_only {
         configure(&context, FSCONFIG_SET_FLAG, Some(c"ro"), None).map_err(failed)?;
+        configure(&context, FSCONFIG_SET_FLAG, Some(c"norecovery"), None).map_err(failed)?;
     }
     configure(&context, FSCONFIG_CMD_CREATE, None, None).map_err(failed)?;
     let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOATIME;
@@ -363,6 +367,52 @@ fn said(context: &OwnedFd) -> Option<String> {
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect();
     Some(text.trim().to_owned()).filter(|t| !t.is_empty())
+}
+
+/// Swaps two files of one directory in one step (`renameat2(2)` with `RENAME_EXCHANGE`). `Ok(false)` where the
+/// filesystem cannot.
+///
+/// # Errors
+/// Whatever the filesystem says, but for "not supported".
+pub fn exchange(one: &Path, other: &Path) -> io::Result<bool> {
+    match rename(one, other, libc::RENAME_EXCHANGE) {
+        Ok(()) => Ok(true),
+        Err(error) if unsupported(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Renames a file to a name that must be free (`RENAME_NOREPLACE`). `Ok(false)` where the filesystem cannot.
+///
+/// # Errors
+/// `AlreadyExists`, or whatever the filesystem says, but for "not supported".
+pub fn rename_new(from: &Path, to: &Path) -> io::Result<bool> {
+    match rename(from, to, libc::RENAME_NOREPLACE) {
+        Ok(()) => Ok(true),
+        Err(error) if unsupported(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn rename(from: &Path, to: &Path, flags: libc::c_uint) -> io::Result<()> {
+    let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
+    let (from, to) = (text(from)?, text(to)?);
+    // SAFETY: both names are zero-terminated strings that outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_renameat2,
+            libc::AT_FDCWD,
+            from.as_ptr(),
+            libc::AT_FDCWD,
+            to.as_ptr(),
+            flags,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Makes the kernel kill the child when the thread that starts it ends (`PR_SET_PDEATHSIG`), so that a killed

@@ -1,0 +1,293 @@
+//! The page in a real browser: headless Chromium lays it out, and a script that only the test adds measures it.
+//!
+//! `SCREENSHOTS=DIR cargo test -p disk-discovery-agent --test page` keeps pictures, in light and dark, to look at.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::path::Path;
+use std::process::Command;
+
+use agent::longhorn::Registration;
+use agent::page::{STYLE, render};
+use agent::view::{DiskView, NodeView};
+use storage_core::model::VerdictKind;
+
+const WIDTHS: [u32; 3] = [360, 820, 1600];
+
+fn disk(device: &str, verdict: VerdictKind, reasons: &[&str]) -> DiskView {
+    DiskView {
+        device: device.into(),
+        name: None,
+        disk_id: Some(format!("wwn-0x5000c500a1b2{device}")),
+        verdict: Some(verdict),
+        reasons: reasons.iter().map(|r| (*r).to_owned()).collect(),
+        remedy: None,
+        approval: None,
+        size: Some(4_000_787_030_016),
+        model: Some("ST4000VN008-2DR166".into()),
+        transport: "sata".into(),
+        path: None,
+        failure: None,
+        longhorn: None,
+        notable: true,
+    }
+}
+
+fn prepared(device: &str, longhorn: Registration) -> DiskView {
+    DiskView {
+        name: Some(format!("{device}1")),
+        path: Some(format!("/mnt/longhorn/{device}1")),
+        longhorn: Some(longhorn),
+        ..disk(
+            device,
+            VerdictKind::Ours,
+            &["GPT partition 1 is marked ready and its filesystem UUID is tied to it"],
+        )
+    }
+}
+
+fn registered() -> Registration {
+    Registration::Registered {
+        ready: Some(true),
+        message: String::new(),
+        kept: vec![],
+    }
+}
+
+fn node(disks: Vec<DiskView>) -> NodeView {
+    NodeView {
+        version: "0.1.0 (0123456789ab)",
+        node: "k3s1".into(),
+        longhorn: "node k3s1 is there, 3 disks".into(),
+        seed: "equal to the disk specs".into(),
+        disks,
+        ..NodeView::default()
+    }
+}
+
+fn three() -> NodeView {
+    let mut foreign = disk(
+        "sdc",
+        VerdictKind::Foreign,
+        &[
+            "ext4 signature at byte 1080 (version 1.0, UUID 7674f7ed-a4c1-47aa-9f5e-0a2d1c9a7b10, label \"backup\")",
+            "unrecognised data at byte 1048576 of /dev/sdc (+2 more)",
+        ],
+    );
+    foreign.remedy = Some("empty it, or approve what was seen on it".into());
+    foreign.approval = Some("wwn-0x5000c500a1b2c3d4@8d1f0c7be2a94f3500c47e19".into());
+    node(vec![
+        disk(
+            "sda",
+            VerdictKind::System,
+            &["the running system is on it: / (ext4 on 8:2, /proc/1/mountinfo)"],
+        ),
+        prepared("sdb", registered()),
+        foreign,
+    ])
+}
+
+/// A full shelf, with every standing.
+fn many() -> NodeView {
+    let mut disks = vec![
+        disk(
+            "nvme0n1",
+            VerdictKind::System,
+            &["the running system is on it: /, /boot/efi"],
+        ),
+        disk(
+            "sda",
+            VerdictKind::Blank,
+            &["every byte that was read is zero"],
+        ),
+        disk(
+            "sdb",
+            VerdictKind::Quarantined,
+            &["its filesystem UUID is also on sdq: one of them is a copy"],
+        ),
+        disk(
+            "sdc",
+            VerdictKind::Unreadable,
+            &["read of 4096 bytes at 0 of /dev/sdc: Input/output error"],
+        ),
+        prepared("sdd", Registration::Removed),
+        prepared("sde", Registration::ByOthers { key: "sde1".into() }),
+        prepared("sdf", Registration::Pending),
+    ];
+    let mut missing = prepared("sdg", Registration::Missing);
+    missing.device.clear();
+    missing.verdict = None;
+    missing.path = None;
+    let mut failed = disk("sdh", VerdictKind::Blank, &[]);
+    failed.failure = Some("/usr/sbin/mkfs.ext4 -F -m 0 /dev/sdh1: run: exit status 1: Input/output error while writing out and closing file system".into());
+    disks.extend([missing, failed]);
+    for i in 0..43 {
+        disks.push(prepared(
+            &format!(
+                "sd{}{}",
+                char::from(b'i' + i / 26),
+                char::from(b'a' + i % 26)
+            ),
+            registered(),
+        ));
+    }
+    for i in 0..12 {
+        disks.push(disk(
+            &format!("loop{i}"),
+            VerdictKind::Excluded,
+            &["it is a loop device that is not bound; those are never taken"],
+        ));
+    }
+    let mut view = node(disks);
+    view.problems =
+        vec!["two selectors of the policy match disk sdb: include[0] and include[1]".into()];
+    view.troubles = vec!["patch of the Node: 503 Service Unavailable; tried again in 4 s".into()];
+    view.observe_only = true;
+    view
+}
+
+/// What a hostile stick says of itself.
+fn hostile() -> NodeView {
+    let long = "W".repeat(64 << 10);
+    let mut view = three();
+    view.node = "node-".to_owned() + &"n".repeat(248);
+    view.disks[0].model =
+        Some("<script>document.title='owned'</script><img src=x onerror=alert(1)>".into());
+    view.disks[0].reasons = vec![
+        "\u{202e}gnihton si ti\u{2066} مرحبا بالعالم שלום".into(),
+        long.clone(),
+    ];
+    view.disks[1].path = Some(format!("/mnt/longhorn/{}", "s".repeat(63)));
+    view.disks[2].device = long.clone();
+    view.disks[2].disk_id = Some(long.clone());
+    view.disks[2].transport = long.clone();
+    view.disks[2].remedy = Some("</td></table><style>body{display:none}</style>".into());
+    view.problems = vec![long];
+    view
+}
+
+/// Runs Chromium; `None` where there is none and a skip is allowed.
+fn chromium(profile: &Path, arguments: &[String]) -> Option<String> {
+    let output = Command::new("chromium")
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--hide-scrollbars",
+        ])
+        .arg(format!("--user-data-dir={}", profile.display()))
+        .args(arguments)
+        .output();
+    let output = match output {
+        Ok(output) => output,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "chromium is not installed: apt-get install chromium"
+            );
+            eprintln!("SKIPPED: chromium is not installed (apt-get install chromium)");
+            return None;
+        }
+        Err(error) => panic!("chromium: {error}"),
+    };
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The value of an attribute that the measuring script set.
+fn measured<'a>(dom: &'a str, name: &str) -> &'a str {
+    let found = dom.split_once(&format!("data-{name}=\""));
+    let value = found.and_then(|(_, rest)| rest.split_once('"'));
+    value.unwrap_or_else(|| panic!("no {name} in {dom}")).0
+}
+
+/// Looks at the page at a width given by a frame, for a window has a least width of its own.
+const FRAME: &str = "<!doctype html><body style=margin:0><iframe src=page.html style='border:0;width:WIDTHpx;height:3000px'></iframe>\
+    <script>addEventListener('message',e=>{for(const k in e.data)document.documentElement.dataset[k]=e.data[k]})</script>";
+const MEASURE: &str = "<script>addEventListener('load',()=>{\
+    const r=document.documentElement,all=[...document.querySelectorAll('main *')];\
+    parent.postMessage({\
+      width:innerWidth,over:r.scrollWidth-innerWidth,\
+      out:all.filter(e=>e.getBoundingClientRect().right>innerWidth+1&&getComputedStyle(e).position!='absolute').length,\
+      rows:document.querySelectorAll('tbody tr').length,\
+      scripts:document.querySelectorAll('script').length,\
+      foreign:document.querySelectorAll('img,iframe,object,style').length,\
+      small:all.filter(e=>parseFloat(getComputedStyle(e).fontSize)<11).length,\
+      title:document.title},'*')})</script>";
+
+#[test]
+fn no_page_is_wider_than_its_window_and_no_text_becomes_markup() {
+    let folder = tempfile::tempdir().unwrap();
+    let profile = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("style.css"), STYLE).unwrap();
+    let waiting = ["the first pass over the host is not done".to_owned()];
+    for (name, view, not_ready) in [
+        ("0", node(vec![]), &waiting[..]),
+        ("3", three(), &[]),
+        ("64", many(), &waiting[..]),
+        ("hostile", hostile(), &[]),
+    ] {
+        let html = render(&view, not_ready).unwrap();
+        for width in WIDTHS {
+            std::fs::write(folder.path().join("page.html"), format!("{html}{MEASURE}")).unwrap();
+            let frame = FRAME.replace("WIDTH", &width.to_string());
+            std::fs::write(folder.path().join("frame.html"), frame).unwrap();
+            let url = format!("file://{}/frame.html", folder.path().display());
+            let size = format!("--window-size={},3000", width.max(800));
+            let arguments = [
+                "--dump-dom".to_owned(),
+                size,
+                "--virtual-time-budget=5000".to_owned(),
+                url,
+            ];
+            let Some(dom) = chromium(profile.path(), &arguments) else {
+                return;
+            };
+            let at = format!("{name} disks at {width} px");
+            let is = |what| measured(&dom, what);
+            assert_eq!(is("width"), width.to_string(), "{at}");
+            assert_eq!(
+                (is("over"), is("out")),
+                ("0", "0"),
+                "{at}: something is wider"
+            );
+            assert_eq!(is("rows"), view.disks.len().to_string(), "{at}");
+            assert_eq!((is("scripts"), is("foreign")), ("1", "0"), "{at}: markup");
+            assert_eq!(is("small"), "0", "{at}: text too small to read");
+            assert!(is("title").starts_with("Disks of "), "{at}");
+        }
+        if let Some(to) = std::env::var_os("SCREENSHOTS") {
+            screenshots(Path::new(&to), name, &html, folder.path(), profile.path());
+        }
+    }
+}
+
+fn screenshots(to: &Path, name: &str, html: &str, folder: &Path, profile: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    std::fs::write(folder.join("page.html"), html).unwrap();
+    for width in WIDTHS {
+        for (scheme, dark) in [("light", false), ("dark", true)] {
+            let frame = FRAME
+                .replace("WIDTH", &width.to_string())
+                .replace("3000px", "1400px");
+            std::fs::write(folder.join("frame.html"), frame).unwrap();
+            let mut arguments = vec![
+                format!(
+                    "--screenshot={}",
+                    to.join(format!("{name}-{width}-{scheme}.png")).display()
+                ),
+                format!("--window-size={},1400", width.max(500)),
+                format!("file://{}/frame.html", folder.display()),
+            ];
+            if dark {
+                arguments.push("--blink-settings=preferredColorScheme=0".into());
+            }
+            chromium(profile, &arguments);
+        }
+    }
+}
