@@ -273,7 +273,12 @@ fn a_disk_that_vanishes_is_told_and_returns_under_another_name_as_the_same_disk(
     bed.until_ready(names([&stays]).into_iter().chain([key.clone()]).collect());
     assert_eq!(uuid().unwrap(), before, "Longhorn's disk is the same");
     assert_eq!(bed.disk_specs()[&key], spec);
-    bed.until("to be told", 10, || bed.count_events("DiskRegistered") == 3);
+    let about = format!("disk {key} (");
+    bed.until("its return to be told", 10, || {
+        let told =
+            |(reason, note): &(String, String)| reason == "DiskRegistered" && note.contains(&about);
+        bed.events().iter().filter(|event| told(event)).count() == 2
+    });
     eprintln!(
         "{old} came back as {}, and {} is new",
         back.name(),
@@ -567,22 +572,21 @@ fn a_thousand_uevents_are_one_or_two_passes() {
     let agent = bed.start([&disk]);
     bed.until_ready(names([&disk]));
     seconds(2);
-    // Somebody else's devices send uevents as well: only an undisturbed try counts.
-    for attempt in 1.. {
-        let (uevents, passes) = (agent.metric("disk_discovery_uevents_total"), agent.passes());
-        for _ in 0..1000 {
-            disk.uevent("change");
-        }
-        seconds(3);
-        let seen = agent.metric("disk_discovery_uevents_total") - uevents;
-        let made = agent.passes() - passes;
-        eprintln!("{seen} uevents, {made} passes");
-        assert!(seen >= 1000.0 || agent.metric("disk_discovery_uevent_overflows_total") > 0.0);
-        if seen <= 1000.0 || attempt == 5 {
-            assert!((1.0..=2.0).contains(&made), "{made} passes");
-            break;
-        }
+    let (uevents, passes) = (agent.metric("disk_discovery_uevents_total"), agent.passes());
+    for _ in 0..1000 {
+        disk.uevent("change");
     }
+    seconds(3);
+    let seen = agent.metric("disk_discovery_uevents_total") - uevents;
+    let made = agent.passes() - passes;
+    eprintln!("{seen} uevents, {made} passes");
+    assert!(seen >= 1000.0 || agent.metric("disk_discovery_uevent_overflows_total") > 0.0);
+    // Each uevent of somebody else's devices may cause a pass of its own.
+    let others = (seen - 1000.0).max(0.0);
+    assert!(
+        (1.0..=2.0 + others).contains(&made),
+        "{made} passes, {others} uevents of others"
+    );
 }
 
 #[test]
