@@ -13,7 +13,7 @@ use crate::model::{
     SelectorRule, Transport, UdevHint, Verdict, VerdictKind,
 };
 use crate::plan::{Basis, DiskPlan, Step};
-use crate::progress::Event;
+use crate::progress::{Event, Silent};
 
 /// Whether the test can run; loud when not, and a failure in CI.
 fn possible() -> bool {
@@ -332,7 +332,10 @@ fn what_udev_says_of_the_old_content_does_not_stop_an_approved_overwrite() {
     let eyes = OldHints(Fresh::new(&disk.host));
     let device = KernelName::new(disk.node.trim_start_matches("/dev/")).unwrap();
     let look = |policy: &Policy| {
-        let seen = eyes.observe(&disk.host, policy, &device);
+        let mut seen = eyes.observe(&disk.host, policy, &device);
+        // The approval is for the samples, too.
+        let names = std::slice::from_ref(&device);
+        Observer::new(disk.host.clone()).sample(&mut seen, names, policy, &Silent);
         let judged = eyes.classify(&seen, policy, &device);
         (seen, judged)
     };
