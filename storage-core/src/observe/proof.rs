@@ -169,9 +169,11 @@ pub fn digest_samples(
     let (mut done, mut found) = (0_u64, false);
     let mut sum = Sha256::new();
     for (offset, take) in reads(&windows.ranges) {
-        let Some(part) = buffer.get_mut(..take) else {
-            break;
-        };
+        // What stays unread must not pass for unchanged.
+        let part = buffer.get_mut(..take).ok_or_else(|| {
+            let error = io::Error::other("the piece to read is larger than the buffer");
+            read_error(what, offset, &error)
+        })?;
         device
             .read_exact_at(part, offset)
             .map_err(|error| read_error(what, offset, &error))?;
