@@ -10,8 +10,8 @@
 //! | [`uevent`] | what wakes the loop |
 //! | [`api`] | the only place that talks to the API server |
 //! | [`reconcile`] | the loop |
-//! | [`http`], [`metrics`] | what is shown |
-//! | [`mod@env`] | the agent's own settings |
+//! | [`http`], [`page`], [`metrics`] | what is shown |
+//! | [`names`] | the names that people and clusters know us by |
 //!
 //! All I/O runs on one thread; a pass over the host runs on a blocking one.
 
