@@ -80,11 +80,7 @@ fn what_another_program_writes_into_fstab_at_the_same_time_is_never_lost() {
     for renames in [true, false] {
         let sandbox = Sandbox::new();
         let (disk, policy, fstab) = bench(&sandbox);
-        let (_, outcomes) = once(
-            &sandbox.host(),
-            &policy,
-            &Editor::new(&fstab, 3, renames),
-        );
+        let (_, outcomes) = once(&sandbox.host(), &policy, &Editor::new(&fstab, 3, renames));
         assert_eq!(failures(&outcomes), "");
         let text = fs::read_to_string(&fstab).unwrap();
         let ours = text.strip_prefix(&(OTHERS.to_owned() + &EDITED.repeat(3)));
@@ -108,7 +104,10 @@ fn an_fstab_that_never_rests_is_left_to_its_editor_and_said() {
     let editor = Editor::new(&fstab, usize::MAX, true);
     let (_, outcomes) = once(&sandbox.host(), &policy, &editor);
     let said = failures(&outcomes);
-    assert!(said.contains("another program changes it again and again"), "{said}");
+    assert!(
+        said.contains("another program changes it again and again"),
+        "{said}"
+    );
     let text = fs::read_to_string(&fstab).unwrap();
     let rest = text.strip_prefix(OTHERS).unwrap();
     assert_eq!(rest.replace(EDITED, ""), "", "only the editor's: {text}");
@@ -213,15 +212,28 @@ fn an_fstab_that_must_not_be_written_is_left_with_the_reason_and_the_disk_mounte
         if immutable {
             run_tool("chattr", &["-i", fstab.to_str().unwrap()]);
         }
-        assert!(said.contains(words) && said.contains("fstab"), "{what}: {said}");
+        assert!(
+            said.contains(words) && said.contains("fstab"),
+            "{what}: {said}"
+        );
         assert!(said.contains("persist"), "no remedy for {what}: {said}");
         assert_eq!(fs::read_to_string(&fstab).unwrap(), OTHERS, "{what}");
         assert_eq!(disk.mount_points().len(), 1, "{what}");
         let left = fs::read_dir(sandbox.host().etc)
             .unwrap()
-            .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with('.'))
+            .filter(|entry| {
+                entry
+                    .as_ref()
+                    .unwrap()
+                    .file_name()
+                    .to_string_lossy()
+                    .starts_with('.')
+            })
             .count();
         assert_eq!(left, 0, "{what}: a temporary file is left");
-        assert!(!look(&sandbox.host(), &policy).plan.is_empty(), "{what}: it is asked for still");
+        assert!(
+            !look(&sandbox.host(), &policy).plan.is_empty(),
+            "{what}: it is asked for still"
+        );
     }
 }

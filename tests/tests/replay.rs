@@ -1,7 +1,7 @@
 //! Power cuts: the writes of a whole preparation are recorded in the order in which they reached the disk,
 //! and after every prefix of them the next run finishes the disk.
 //!
-//! `DISK_DISCOVERY_REPLAY=full` replays every prefix, and those of an overwrite and a repair, too; otherwise every boundary of the program's own writes,
+//! `DISK_DISCOVERY_REPLAY=full` replays every prefix; otherwise every boundary of the program's own writes,
 //! sector by sector, and an even spread over those of mkfs and the filesystem.
 #![allow(
     clippy::unwrap_used,
@@ -321,10 +321,6 @@ fn content_of(image: &Path) -> Content {
 fn an_approved_overwrite_is_finished_after_a_power_cut_at_any_write_once_what_is_left_is_approved()
 {
     require_fuse!();
-    if setting("DISK_DISCOVERY_REPLAY").as_deref() != Some("full") {
-        eprintln!("SKIPPED: it is part of DISK_DISCOVERY_REPLAY=full");
-        return;
-    }
     let bench = Bench::new();
     for (name, layout, filesystem) in [
         (
@@ -343,10 +339,6 @@ fn an_approved_overwrite_is_finished_after_a_power_cut_at_any_write_once_what_is
 #[test]
 fn a_repair_of_the_table_is_finished_after_a_power_cut_at_any_write() {
     require_fuse!();
-    if setting("DISK_DISCOVERY_REPLAY").as_deref() != Some("full") {
-        eprintln!("SKIPPED: it is part of DISK_DISCOVERY_REPLAY=full");
-        return;
-    }
     let bench = Bench::new();
     let mut good = Content::default();
     for entry in bench.record(&Content::default(), Layout::Gpt, FilesystemKind::Ext4) {

@@ -423,6 +423,112 @@ fn a_disk_that_hangs_delays_no_other_verdict() {
     assert!(took < Duration::from_secs(20), "the run took {took:?}");
 }
 
+/// minio/directpv#553: `open` of one disk failed, and no disk was found.
+#[test]
+fn directpv_553_a_device_that_cannot_be_opened_costs_no_other_its_verdict() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let shut = sandbox.blank("shut", 64 * MIB);
+    let well = sandbox.blank("well", 64 * MIB);
+    let policy = sandbox.policy([&shut, &well]);
+    // On a mount without devices the kernel refuses to open the node (EACCES), to root, too.
+    let none: Option<&str> = None;
+    mount(Some(shut.node()), shut.node(), none, MsFlags::MS_BIND, none).unwrap();
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NODEV;
+    mount(none, shut.node(), none, flags, none).unwrap();
+    let (seen, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    let found = verdict(&seen, &shut);
+    assert!(
+        matches!(found.kind, VerdictKind::Unreadable | VerdictKind::Unknown),
+        "{}: {}",
+        found.kind,
+        reasons(found)
+    );
+    let why = reasons(found);
+    assert!(why.to_lowercase().contains("permission denied"), "{why}");
+    assert_eq!(failures(&outcomes), "");
+    assert_eq!(
+        well.mount_points().len(),
+        1,
+        "{}",
+        reasons(verdict(&seen, &well))
+    );
+    umount2(shut.node(), MntFlags::MNT_DETACH).unwrap();
+}
+
+/// longhorn/longhorn#14076, harvester/harvester#10453: the agent is late at boot, and Longhorn looks first.
+#[test]
+fn longhorn_14076_a_bare_mount_point_cannot_be_written_to_even_by_root() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let disk = sandbox.blank("disk", 64 * MIB);
+    let policy = sandbox.policy([&disk]);
+    let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    assert_eq!(failures(&outcomes), "");
+    let point = disk.mount_points().remove(0);
+    fs::write(point.join("longhorn-disk.cfg"), "{}").unwrap();
+    sandbox.reboot([&disk]);
+    let refused = fs::write(point.join("longhorn-disk.cfg"), "{}").unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(nix::libc::EPERM), "{refused}");
+    fs::create_dir(point.join("replicas")).unwrap_err();
+    let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    assert_eq!(failures(&outcomes), "");
+    assert_eq!(
+        fs::read_to_string(point.join("longhorn-disk.cfg")).unwrap(),
+        "{}"
+    );
+}
+
+/// Whether the work on two disks overlaps in time: each waits at the begin of its first step for the other.
+#[test]
+fn as_many_disks_are_prepared_at_once_as_parallel_says() {
+    struct Meeting {
+        here: Mutex<Vec<String>>,
+        met: std::sync::Condvar,
+    }
+    impl Progress for Meeting {
+        fn event(&self, event: &Event) {
+            let Event::StepStarted { device, .. } = event else {
+                return;
+            };
+            let mut here = self.here.lock().unwrap();
+            if here.contains(&device.to_string()) {
+                return;
+            }
+            here.push(device.to_string());
+            self.met.notify_all();
+            let limit = Duration::from_secs(3);
+            drop(
+                self.met
+                    .wait_timeout_while(here, limit, |here| here.len() < 2)
+                    .unwrap(),
+            );
+        }
+    }
+    require_devices!();
+    for parallel in [1, 2] {
+        let sandbox = Sandbox::new();
+        let disks = ["one", "two"].map(|name| sandbox.blank(name, 64 * MIB));
+        let mut policy = sandbox.policy(&disks);
+        policy.parallel = parallel;
+        let meeting = Meeting {
+            here: Mutex::default(),
+            met: std::sync::Condvar::new(),
+        };
+        let began = Instant::now();
+        let (_, outcomes) = once(&sandbox.host(), &policy, &meeting);
+        assert_eq!(failures(&outcomes), "");
+        assert_done(&sandbox.host(), &policy, &[&disks[0], &disks[1]]);
+        let waited = began.elapsed() >= Duration::from_secs(3);
+        assert_eq!(
+            waited,
+            parallel == 1,
+            "parallel {parallel}: {:?}",
+            began.elapsed()
+        );
+    }
+}
+
 #[test]
 fn a_read_error_anywhere_the_proof_looks_makes_a_disk_unreadable() {
     require_fuse!();

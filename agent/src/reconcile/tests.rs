@@ -721,6 +721,22 @@ async fn the_other_nodes_are_asked_only_for_a_disk_that_longhorn_knows() {
     bed.end().await;
 }
 
+/// rook/rook#14844: in a pod's network namespace no uevent may arrive at all.
+#[tokio::test(start_paused = true)]
+async fn rook_14844_without_any_uevent_the_timer_finds_a_new_disk() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.start();
+    bed.show_both();
+    secs(5).await;
+    bed.cluster.sync();
+    assert_eq!(bed.keys(), ["sdb1"]);
+    *bed.host.findings.lock().unwrap() = found(&["sdb1", "sdc1"]);
+    // The timer is spread by a fifth of the period at most.
+    secs(2 * 600).await;
+    assert_eq!(bed.keys(), ["sdb1", "sdc1"]);
+    bed.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_thousand_wakes_during_a_pass_are_one_more_pass() {
     let mut bed = Bed::new(&["sdb1"]);

@@ -86,48 +86,40 @@ pub(super) fn make(
     again: bool,
     beat: &mut dyn FnMut(Duration, &str) -> bool,
 ) -> Result<(), ApplyError> {
-    let node = target.node.display().to_string();
-    let uuid = record.filesystem_uuid().to_string();
-    let limit = mkfs_limit(record.length);
+    let (tool, args) = mkfs(&target.node.display().to_string(), record, again);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    exec::run(tool, &args, mkfs_limit(record.length), beat)?;
+    Ok(())
+}
+
+/// The mkfs of a record and its arguments.
+fn mkfs(node: &str, record: &RecordBlock, again: bool) -> (Tool, Vec<String>) {
+    let uuid = record.filesystem_uuid();
+    let owned = |args: &[&str]| args.iter().map(|&arg| arg.to_owned()).collect();
     match record.filesystem {
         FilesystemKind::Ext4 => {
-            let label = label(record, 16);
-            let kib = format!("{}k", record.length / 1024);
             // mke2fs asks nothing without a terminal, so it needs no -F; what it must not overwrite was
             // ruled out by ourselves.
-            let args = [
-                "-q",
-                "-m",
-                "0",
-                "-e",
-                "remount-ro",
-                "-U",
-                &uuid,
-                "-L",
-                &label,
-                "-O",
-                "mmp",
-                "-E",
-                EXT4_EXTENDED,
-                &node,
-                &kib,
-            ];
-            exec::run(Tool::MkfsExt4, &args, limit, beat)?;
+            let mut args: Vec<String> = owned(&["-q", "-m", "0", "-e", "remount-ro", "-O", "mmp"]);
+            args.extend(owned(&["-E", EXT4_EXTENDED]));
+            args.extend(["-U".to_owned(), uuid.to_string()]);
+            args.extend(["-L".to_owned(), label(record, 16)]);
+            args.extend([node.to_owned(), format!("{}k", record.length / 1024)]);
+            (Tool::MkfsExt4, args)
         }
         FilesystemKind::Xfs => {
-            let label = label(record, 12);
-            let uuid = format!("uuid={uuid}");
-            let size = format!("size={}", record.length);
-            let mut args = vec!["-q", "-K", "-m", &uuid, "-L", &label, "-d", &size];
+            let mut args: Vec<String> = owned(&["-q", "-K"]);
+            args.extend(["-m".to_owned(), format!("uuid={uuid}")]);
+            args.extend(["-L".to_owned(), label(record, 12)]);
+            args.extend(["-d".to_owned(), format!("size={}", record.length)]);
             // Without -f mkfs.xfs refuses known signatures, which is welcome on a blank disk.
             if again {
-                args.push("-f");
+                args.push("-f".to_owned());
             }
-            args.push(&node);
-            exec::run(Tool::MkfsXfs, &args, limit, beat)?;
+            args.push(node.to_owned());
+            (Tool::MkfsXfs, args)
         }
     }
-    Ok(())
 }
 
 fn label(record: &RecordBlock, max: usize) -> String {
@@ -514,6 +506,23 @@ mod tests {
         xfs[..4].copy_from_slice(b"XFSB");
         xfs[32..48].copy_from_slice(uuid.as_bytes());
         assert_eq!(superblock_uuid(&xfs, FilesystemKind::Xfs), Some(uuid));
+    }
+
+    /// silogen/cluster-bloom#234: `mkfs.ext4 -F -F` overwrites what is mounted.
+    #[test]
+    fn cluster_bloom_234_mkfs_is_never_forced_over_a_device_in_use() {
+        let mut record = record(Layout::Gpt, 64 << 20, 512);
+        for again in [false, true] {
+            record.filesystem = FilesystemKind::Ext4;
+            let (tool, args) = mkfs("/dev/sdb1", &record, again);
+            assert_eq!(tool, Tool::MkfsExt4);
+            assert!(!args.iter().any(|arg| arg.starts_with("-F")), "{args:?}");
+            record.filesystem = FilesystemKind::Xfs;
+            let (tool, args) = mkfs("/dev/sdb1", &record, again);
+            assert_eq!(tool, Tool::MkfsXfs);
+            // mkfs.xfs opens exclusively, forced or not; -f is only about signatures: our own, half made.
+            assert_eq!(args.iter().any(|arg| arg == "-f"), again, "{args:?}");
+        }
     }
 
     #[test]

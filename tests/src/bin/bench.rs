@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use disk_discovery_tests::bed::Bed;
 use disk_discovery_tests::disk::run_tool;
 use disk_discovery_tests::image::{poke, sparse};
 use disk_discovery_tests::run::binary;
@@ -50,15 +51,16 @@ fn main() {
         ["pass"] => passes(&machine(Sandbox::with_all_devices)),
         ["proof"] => proofs(&machine(Sandbox::new)),
         ["prepare"] => preparations(&machine(Sandbox::new)),
+        ["agent"] => agent(),
         // Each part in a process of its own, which takes its mounts along when it ends.
         ["all"] => {
-            for part in ["pass", "proof", "prepare"] {
+            for part in ["pass", "proof", "prepare", "agent"] {
                 let me = std::env::current_exe().unwrap();
                 let status = Command::new(me).arg(part).status().unwrap();
                 assert!(status.success(), "bench {part}: {status}");
             }
         }
-        _ => panic!("usage: bench all|pass|proof|prepare"),
+        _ => panic!("usage: bench all|pass|proof|prepare|agent"),
     }
 }
 
@@ -616,4 +618,151 @@ fn prepare_among(sandbox: &Sandbox, devices: usize, filesystem: &str) {
     line("the same with --parallel 1", median(serial));
     line("mkfs and mount, one after the other", median(one_by_one));
     line("mkfs and mount, the slowest alone", median(slowest));
+}
+
+/// The node agent at rest and at work, in a pod's namespaces, against a real API server.
+fn agent() {
+    const DISKS: usize = 64;
+    const REST: u64 = 120;
+    let bed = Bed::new("bench").expect("servers: scripts/build-testbed");
+    println!("## The node agent with {DISKS} disks\n");
+    let disks: Vec<_> = (0..DISKS).map(|n| bed.blank(&format!("disk{n}"))).collect();
+    let plugged: Vec<_> = (0..5).map(|n| bed.blank(&format!("plug{n}"))).collect();
+    plugged.iter().for_each(LoopDisk::hide);
+    let name = |disk: &LoopDisk| format!("{}p1", disk.name());
+    let began = Instant::now();
+    let agent = bed.start(disks.iter().chain(&plugged));
+    let mut names: Vec<_> = disks.iter().map(name).collect();
+    bed.until("all disks to be registered", 300, || {
+        bed.disk_specs().len() == DISKS
+    });
+    let registered = began.elapsed();
+    bed.until_ready(names.clone());
+    std::thread::sleep(Duration::from_secs(20));
+
+    // At rest: nothing happens on the host, and the slow timer is ten minutes away.
+    let pid = agent.pid();
+    let (before, asked) = (Used::of(pid), bed.requests().len());
+    std::thread::sleep(Duration::from_secs(REST));
+    let (after, asked) = (Used::of(pid), bed.requests().len() - asked);
+    println!("| what | |");
+    println!("|---|--:|");
+    println!(
+        "| start to all {DISKS} disks prepared and registered, s | {:.1} |",
+        registered.as_secs_f64()
+    );
+    println!(
+        "| resident at rest (RSS), MiB | {:.1} |",
+        after.rss_kib as f64 / 1024.0
+    );
+    println!(
+        "| of that its own (RssAnon), MiB | {:.1} |",
+        after.anonymous_kib as f64 / 1024.0
+    );
+    println!(
+        "| most ever resident (VmHWM), MiB | {:.1} |",
+        after.peak_kib as f64 / 1024.0
+    );
+    println!("| threads at rest | {} |", after.threads);
+    println!(
+        "| processor time in {REST} s at rest, ms | {} |",
+        (after.ticks - before.ticks) * 10
+    );
+    println!(
+        "| times it was woken in {REST} s at rest | {} |",
+        after.switches - before.switches
+    );
+    println!("| requests to the API server in {REST} s at rest | {asked} |");
+
+    let (before, passes) = (Used::of(pid), agent.passes());
+    for _ in 0..20 {
+        let seen = agent.passes();
+        disks[0].uevent("change");
+        bed.until("a pass", 20, || agent.passes() > seen);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let (after, passes) = (Used::of(pid), agent.passes() - passes);
+    let each = ((after.ticks - before.ticks) * 10) as f64 / passes;
+    println!("| processor time of a pass and what follows it, ms | {each:.1} |");
+
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    for (n, disk) in plugged.iter().enumerate() {
+        bed.until("the agent to be ready", 30, || agent.is_ready());
+        std::thread::sleep(Duration::from_secs(2));
+        let plain = bed.blank(&format!("bare{n}"));
+        let node = plain.node().to_str().unwrap();
+        let point = format!("/srv/bare{n}");
+        fs::create_dir_all(&point).unwrap();
+        let began = Instant::now();
+        run_tool("mkfs.ext4", &["-q", "-F", "-m", "0", node]);
+        run_tool("mount", &[node, &point]);
+        bare.push(began.elapsed());
+        plain.detach();
+        std::thread::sleep(Duration::from_secs(2));
+        let began = Instant::now();
+        disk.show();
+        disk.uevent("add");
+        bed.until("the new disk to be registered", 60, || {
+            bed.disk_specs().contains_key(&name(disk))
+        });
+        ours.push(began.elapsed());
+        names.push(name(disk));
+        bed.until_ready(names.clone());
+    }
+    let (ours, bare) = (median(ours), median(bare));
+    println!(
+        "| plugged in to registered, ms (median of 5) | {} |",
+        milliseconds(ours)
+    );
+    println!(
+        "| mkfs and mount alone, ms (median of 5) | {} |",
+        milliseconds(bare)
+    );
+    println!(
+        "| resident after that (RSS), MiB | {:.1} |",
+        Used::of(pid).rss_kib as f64 / 1024.0
+    );
+    println!();
+}
+
+/// What a process has used so far and holds now (proc(5)).
+struct Used {
+    rss_kib: u64,
+    anonymous_kib: u64,
+    peak_kib: u64,
+    threads: u64,
+    /// Processor time of all threads in hundredths of a second.
+    ticks: u64,
+    /// Voluntary context switches of the threads that live now.
+    switches: u64,
+}
+
+impl Used {
+    fn of(pid: Pid) -> Self {
+        let field = |text: &str, name: &str| -> u64 {
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .unwrap();
+            line.split_whitespace().next().unwrap().parse().unwrap()
+        };
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let after_name: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        let number = |index: usize| after_name[index].parse::<u64>().unwrap();
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let switches = threads.map(|thread| {
+            // A thread of the pool may have ended meanwhile.
+            let status = fs::read_to_string(thread.unwrap().path().join("status"));
+            status.map_or(0, |text| field(&text, "voluntary_ctxt_switches:"))
+        });
+        Self {
+            rss_kib: field(&status, "VmRSS:"),
+            anonymous_kib: field(&status, "RssAnon:"),
+            peak_kib: field(&status, "VmHWM:"),
+            threads: field(&status, "Threads:"),
+            ticks: number(11) + number(12),
+            switches: switches.sum(),
+        }
+    }
 }
