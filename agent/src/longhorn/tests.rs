@@ -691,7 +691,7 @@ fn any_live() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever others have done to the object after we registered: one more write at most, then quiet; no
     /// key ever goes; a key that was never ours never changes.

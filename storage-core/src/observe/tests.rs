@@ -8,7 +8,7 @@ use super::{Observer, observe_device_fresh, prove_device_fresh};
 use crate::host::HostRoot;
 use crate::model::{
     Blankness, BlockDevice, ContentState, DevNum, DmKind, KernelName, Observation, Policy,
-    ReadErrorKind, Transport,
+    ReadErrorKind, Transport, VerdictKind,
 };
 use crate::progress::Silent;
 
@@ -376,6 +376,68 @@ fn a_btrfs_filesystem_names_its_members_and_a_broken_mount_table_is_told() {
     assert_eq!(names(&seen.host.btrfs[UUID]), ["sdb"]);
     assert_eq!(seen.host.errors[0].what, "/proc/1/mountinfo line 2");
     assert!(!seen.witnesses.mountinfo);
+}
+
+const OTHER: &str = "pci0000:00/0000:00:1f.2/ata2/host1/target1:0:0/1:0:0:0/block/sdb";
+
+/// minio/directpv#553: `open: no such device or address`, or an I/O error: a fact of that disk.
+#[test]
+fn directpv_553_a_disk_that_cannot_be_opened_is_refused_and_the_next_one_is_read() {
+    for (errno, kind, said) in [
+        (6, ReadErrorKind::Gone, "No such device or address"),
+        (5, ReadErrorKind::Io, "Input/output error"),
+    ] {
+        let mut host = FakeHost::new();
+        blank_disk(&mut host, SATA);
+        blank_disk(&mut host, OTHER);
+        host.file(
+            "dev/sda.blocks",
+            format!("disk-discovery-blocks 1\nsize 67108864\nsector 512\nopen-error {errno}\n"),
+        );
+        let survey = crate::pipeline::survey(&mut Observer::new(host.root()), &policy(), &Silent);
+        let disk = device(&survey.observation, "sda");
+        let ContentState::Failed(errors) = &disk.content.state else {
+            panic!("{:?}", disk.content.state);
+        };
+        assert_eq!(
+            (errors[0].kind, errors[0].what.as_str()),
+            (kind, "/dev/sda")
+        );
+        assert!(errors[0].cause.starts_with(said), "{errors:?}");
+        let verdicts = &survey.classification.verdicts;
+        let verdict = &verdicts[&name("sda")];
+        assert_eq!(verdict.kind, VerdictKind::Unreadable, "{verdict:?}");
+        assert!(verdict.reasons.iter().any(|r| r.text.contains(said)));
+        let neighbour = device(&survey.observation, "sdb");
+        assert_eq!(neighbour.content.state, ContentState::Read);
+        assert_ne!(verdicts[&name("sdb")].kind, VerdictKind::Unreadable);
+    }
+}
+
+/// minio/directpv#553: what hangs in `open` costs its own time limit. A FIFO that nobody writes to is such a file.
+#[test]
+fn directpv_553_a_disk_whose_open_hangs_is_given_up_and_the_next_one_is_read() {
+    let mut host = FakeHost::new();
+    blank_disk(&mut host, SATA);
+    blank_disk(&mut host, OTHER);
+    host.remove("dev/sda.blocks");
+    let fifo = host.path().join("dev/sda.blocks");
+    let made = Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.unwrap().success());
+    let mut policy = policy();
+    policy.read_timeout = std::time::Duration::from_millis(300);
+    let began = std::time::Instant::now();
+    let seen = Observer::new(host.root()).observe(&policy);
+    assert!(began.elapsed() < std::time::Duration::from_secs(10));
+    match &device(&seen, "sda").content.state {
+        ContentState::Failed(errors) => assert_eq!(errors[0].kind, ReadErrorKind::TimedOut),
+        state => panic!("{state:?}"),
+    }
+    let neighbour = &device(&seen, "sdb").content;
+    assert_eq!(neighbour.state, ContentState::Read);
+    assert_eq!(neighbour.first_nonzero, None);
+    // Lets the thread that hangs come back.
+    drop(OpenOptions::new().write(true).open(&fifo).unwrap());
 }
 
 #[test]
