@@ -564,10 +564,8 @@ fn config_of(set: &Value) -> String {
 /// What must outlive the agent.
 #[derive(Debug, PartialEq)]
 struct Everything {
-    nodes: Vec<(
-        Option<BTreeMap<String, String>>,
-        Option<BTreeMap<String, String>>,
-    )>,
+    /// Annotations and labels of each.
+    nodes: Vec<[Option<BTreeMap<String, String>>; 2]>,
     longhorn: Vec<Value>,
     namespaces: Vec<String>,
     theirs: Option<BTreeMap<String, String>>,
@@ -584,7 +582,7 @@ impl Everything {
         let longhorn = nodes(&bed.client).list(&list).await.unwrap().items;
         Self {
             nodes: (nodes_of.into_iter())
-                .map(|node| (node.metadata.annotations, node.metadata.labels))
+                .map(|node| [node.metadata.annotations, node.metadata.labels])
                 .collect(),
             longhorn: (longhorn.iter())
                 .map(|node| {
