@@ -143,14 +143,16 @@ impl Observer {
         } = seen;
         let sysfs = errors.is_empty() && !devices.is_empty();
         facts.errors.extend(errors);
-        facts.errors.extend(sysfs::add_links(source, &mut devices));
-        let table = &facts.mounts;
-        mounts::find_swap_devices(&mut facts.swaps, table, &devices);
+        // Before the names: an entry says that all names are there.
         let (udev, mut missing) = if hints {
             udev::hints(source, &mut devices)
         } else {
             (false, Vec::new())
         };
+        let udev_daemon = udev::daemon(source);
+        facts.errors.extend(sysfs::add_links(source, &mut devices));
+        let table = &facts.mounts;
+        mounts::find_swap_devices(&mut facts.swaps, table, &devices);
         let around = Around {
             activity,
             held,
@@ -182,6 +184,7 @@ impl Observer {
                 mountinfo,
                 contents,
                 udev,
+                udev_daemon,
                 missing,
             },
         }
@@ -370,7 +373,8 @@ impl Observer {
     ) {
         let host = Arc::clone(&self.host);
         let names: BTreeSet<&KernelName> = names.iter().collect();
-        udev::ask_again(&host, &mut observation.devices, names.iter().copied());
+        let left = udev::ask_again(&host, &mut observation.devices, names.iter().copied());
+        observation.witnesses.missing.extend(left);
         self.prove_with(observation, &names, policy, progress, &Reader::plain(&host));
     }
 

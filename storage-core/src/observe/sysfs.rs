@@ -165,6 +165,7 @@ fn read_again(
         partitions: Vec::new(),
         links: Vec::new(),
         udev: None,
+        udev_initialised: false,
         content: Content::default(),
         ..before.clone()
     };

@@ -8,7 +8,7 @@ use super::{Observer, observe_device_fresh, prove_device_fresh};
 use crate::host::HostRoot;
 use crate::model::{
     Blankness, BlockDevice, ContentState, DevNum, DmKind, KernelName, Observation, Policy,
-    ReadErrorKind, Transport,
+    ReadErrorKind, Transport, VerdictKind,
 };
 use crate::progress::Silent;
 
@@ -550,4 +550,105 @@ fn a_dump_shows_what_the_live_host_shows() {
     );
     assert!(write_dump(&HostRoot::dump(&to), &policy, dir.path(), false).is_err());
     assert!(used.dir.path().exists());
+}
+
+/// A host with its system on `sda`, a blank `sdb` of disk sequence number 9 and a udev daemon that has not looked
+/// at that yet.
+fn beside_udev() -> FakeHost {
+    let mut host = FakeHost::new();
+    const SDB: &str = "pci0000:00/0000:00:1f.2/ata2/host1/target1:0:0/1:0:0:0/block/sdb";
+    blank_disk(&mut host, SATA);
+    host.partition(&format!("{SATA}/sda1"), 1, MIB, 16 * MIB);
+    let uevent = "MAJOR=8\nMINOR=16\nDEVTYPE=disk\nDISKSEQ=9\n";
+    blank_disk(&mut host, SDB).attribute("uevent", uevent);
+    host.file("run/udev/control", "");
+    host.file("run/udev/data/b8:0", "I:1\n");
+    host.file("run/udev/data/b8:1", "I:1\n");
+    host
+}
+
+fn choosing(include: &[&str], exclude: &[&str]) -> Policy {
+    let rules = |paths: &[&str]| {
+        let rule = |path: &&str| crate::model::SelectorRule {
+            select: crate::model::Selector {
+                path: Some((*path).to_owned()),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        paths.iter().map(rule).collect()
+    };
+    Policy {
+        min_size: MIB,
+        include: rules(include),
+        exclude: rules(exclude),
+        ..policy()
+    }
+}
+
+fn verdict_on(host: &FakeHost, text: &str, policy: &Policy) -> (VerdictKind, String, usize) {
+    let mut observer = Observer::new(host.root());
+    let survey = crate::pipeline::survey(&mut observer, policy, &Silent);
+    let verdict = &survey.classification.verdicts[&name(text)];
+    let texts: Vec<_> = verdict.reasons.iter().map(|r| r.text.as_str()).collect();
+    (verdict.kind, texts.join("; "), survey.plan.disks.len())
+}
+
+#[test]
+fn a_new_disk_waits_until_udev_has_made_the_names_that_a_selector_hangs_on() {
+    const NAME: &str = "/dev/disk/by-id/ata-EXAMPLE";
+    for (policy, then, planned) in [
+        (choosing(&[], &[NAME]), VerdictKind::Excluded, 0),
+        (choosing(&[NAME], &[]), VerdictKind::Blank, 1),
+        (choosing(&["by-*/*EXAMPLE"], &[]), VerdictKind::Blank, 1),
+    ] {
+        let host = beside_udev();
+        let (kind, why, plans) = verdict_on(&host, "sdb", &policy);
+        assert_eq!((kind, plans), (VerdictKind::Unknown, 0), "{why}");
+        assert!(why.contains("udev has not looked at it yet"), "{why}");
+        // udev writes the entry after the names; without `I:` it is at work.
+        host.file("run/udev/data/b8:16", "E:ID_BUS=ata\n");
+        assert_eq!(verdict_on(&host, "sdb", &policy).0, VerdictKind::Unknown);
+        host.link("dev/disk/by-id/ata-EXAMPLE", "../../sdb");
+        host.file("run/udev/data/b8:16", "S:disk/by-id/ata-EXAMPLE\nI:2\n");
+        let (kind, why, plans) = verdict_on(&host, "sdb", &policy);
+        assert_eq!((kind, plans), (then, planned), "{why}");
+    }
+    // What no name of udev's decides does not wait for it.
+    let policy = choosing(&["/dev/sd*"], &["nvme*"]);
+    assert_eq!(
+        verdict_on(&beside_udev(), "sdb", &policy).0,
+        VerdictKind::Blank
+    );
+}
+
+#[test]
+fn what_udev_says_of_the_disk_that_had_the_number_before_is_not_taken_for_this_one() {
+    for entry in [
+        "I:1\nE:DISKSEQ=8\nE:ID_FS_TYPE=xfs\n",
+        "S:disk/by-diskseq/8\nI:1\nE:ID_FS_TYPE=xfs\n",
+    ] {
+        let host = beside_udev();
+        host.file("run/udev/data/b8:16", entry);
+        let seen = pass(&host);
+        let disk = device(&seen, "sdb");
+        assert_eq!(disk.udev, None, "{entry}");
+        assert!(!disk.udev_initialised);
+        let said = seen.witnesses.missing.join("; ");
+        #[cfg(feature = "udev")]
+        assert!(said.contains("1 device is of an earlier disk"), "{said}");
+        let policy = choosing(&["/dev/disk/by-id/ata-EXAMPLE"], &[]);
+        assert_eq!(
+            verdict_on(&host, "sdb", &policy).0,
+            VerdictKind::Unknown,
+            "{said}"
+        );
+
+        host.file("run/udev/data/b8:16", entry.replace('8', "9"));
+        let seen = pass(&host);
+        let disk = device(&seen, "sdb");
+        assert!(disk.udev_initialised);
+        #[cfg(feature = "udev")]
+        assert_eq!(disk.udev.as_ref().unwrap().fs_type.as_deref(), Some("xfs"));
+    }
 }
