@@ -652,3 +652,73 @@ fn what_udev_says_of_the_disk_that_had_the_number_before_is_not_taken_for_this_o
         assert_eq!(disk.udev.as_ref().unwrap().fs_type.as_deref(), Some("xfs"));
     }
 }
+
+#[test]
+fn a_virtio_disk_that_does_not_tell_its_serial_number_costs_a_bounded_time_and_no_other_disk_its_verdict()
+ {
+    let mut host = FakeHost::new();
+    blank_disk(&mut host, SATA);
+    host.partition(&format!("{SATA}/sda1"), 1, MIB, 16 * MIB);
+    let place = |n: u32, disk: &str| format!("pci0000:00/0000:00:0{n}.0/virtio{n}/block/{disk}");
+    blank_disk(&mut host, &place(4, "vda"));
+    blank_disk(&mut host, &place(5, "vdb")).attribute("serial", "S-vdb\n");
+    host.partition(&place(5, "vdb/vdb1"), 1, MIB, 16 * MIB);
+    // Nobody ever writes into it: whoever opens it to read waits.
+    let fifo = host
+        .path()
+        .join("sys/devices")
+        .join(place(4, "vda"))
+        .join("serial");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let policy = Policy {
+        read_timeout: std::time::Duration::from_millis(300),
+        min_size: MIB,
+        ..policy()
+    };
+    let mut observer = Observer::new(host.root());
+    let begin = std::time::Instant::now();
+    for _ in 0..3 {
+        let survey = crate::pipeline::survey(&mut observer, &policy, &Silent);
+        let seen = &survey.observation;
+        assert_eq!(device(seen, "vdb").ids.serial.as_deref(), Some("S-vdb"));
+        assert_eq!(device(seen, "vdb1").ids.serial.as_deref(), Some("S-vdb"));
+        let hung = &device(seen, "vda").errors;
+        assert!(
+            hung.len() == 1
+                && hung[0].kind == ReadErrorKind::TimedOut
+                && hung[0].what.ends_with("/block/vda/serial"),
+            "{hung:?}"
+        );
+        let verdicts = &survey.classification.verdicts;
+        let kind = |text: &str| verdicts[&name(text)].kind;
+        assert_eq!(kind("vda"), VerdictKind::Unreadable);
+        let of_vdb = &verdicts[&name("vdb")].reasons;
+        assert!(
+            of_vdb
+                .iter()
+                .all(|r| r.kind < VerdictKind::Unreadable && r.rule != "same-disk"),
+            "{of_vdb:?}"
+        );
+    }
+    // The first pass waits, the others know.
+    assert!(
+        begin.elapsed() < std::time::Duration::from_secs(2),
+        "{:?}",
+        begin.elapsed()
+    );
+
+    // The read that waits gets its answer.
+    fs::write(&fifo, "S-vda\n").unwrap();
+    fs::remove_file(&fifo).unwrap();
+    fs::write(&fifo, "S-vda\n").unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !device(&observer.observe(&policy), "vda").errors.is_empty() {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "it answers again and is still given up"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let seen = observer.observe(&policy);
+    assert_eq!(device(&seen, "vda").ids.serial.as_deref(), Some("S-vda"));
+}
