@@ -35,12 +35,7 @@ fn run(program: &str, args: &[&str]) -> String {
 
 /// Whether the test can run; loud when not, and a failure in CI.
 fn possible() -> bool {
-    if nix::unistd::geteuid().is_root() {
-        return true;
-    }
-    assert!(std::env::var_os("CI").is_none(), "not root in CI");
-    eprintln!("SKIPPED: needs root");
-    false
+    skip::root_or_skip("preparing loop devices", nix::unistd::geteuid().is_root())
 }
 
 /// A loop device on a sparse image, with a host whose `run`, `etc` and mount root are temporary.

@@ -271,8 +271,7 @@ fn other_tools_find_no_fault_in_the_table() {
                 "{text}"
             );
         }
-        Err(error) if std::env::var_os("CI").is_none() => eprintln!("SKIPPED: sgdisk: {error}"),
-        Err(error) => panic!("sgdisk: {error}"),
+        Err(error) => skip::skip("sgdisk's opinion of our table", &error.to_string()),
     }
 }
 
