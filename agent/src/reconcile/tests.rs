@@ -22,6 +22,8 @@ struct Log {
     version: u64,
     /// A call that is never answered.
     hangs: &'static str,
+    /// Somebody approves while an event is posted.
+    approve_at_event: Option<&'static str>,
 }
 
 struct FakeCluster {
@@ -90,17 +92,19 @@ impl Cluster for FakeCluster {
         Ok("6cb3c4a5-0f93-4b0e-8a59-6a1a0d6f1ee5".to_owned())
     }
 
-    async fn spend_approvals(&self, text: &str) -> Result<(), Trouble> {
-        let mut log = self.call("spend")?;
-        if log.node["annotations"][names::APPROVE] != json!(text) {
-            return Err(Trouble::Invalid(422, "the test failed".into()));
-        }
-        log.node["annotations"]
-            .as_object_mut()
-            .unwrap()
-            .remove(names::APPROVE);
-        self.show_node(&mut log);
-        Ok(())
+    async fn spend_approvals(&self, text: &str) -> Result<Spent, Trouble> {
+        let spent = {
+            let mut log = self.call("spend")?;
+            let there = log.node["annotations"][names::APPROVE] == json!(text);
+            if there {
+                let annotations = log.node["annotations"].as_object_mut().unwrap();
+                annotations.remove(names::APPROVE);
+                self.show_node(&mut log);
+            }
+            if there { Spent::Now } else { Spent::Before }
+        };
+        self.hang("spend").await;
+        Ok(spent)
     }
 
     async fn apply_annotations(
@@ -144,7 +148,12 @@ impl Cluster for FakeCluster {
 
     async fn event(&self, _uid: &str, notice: &Notice) -> Result<(), Trouble> {
         self.hang("event").await;
-        self.call("event")?.events.push(notice.clone());
+        let mut log = self.call("event")?;
+        log.events.push(notice.clone());
+        if let Some(text) = log.approve_at_event.take() {
+            log.node["annotations"][names::APPROVE] = json!(text);
+            self.show_node(&mut log);
+        }
         Ok(())
     }
 }
@@ -610,6 +619,116 @@ async fn an_approval_is_spent_before_it_is_acted_upon_and_once_only() {
         "the part that cannot be read is answered"
     );
     bed.end().await;
+}
+
+const APPROVAL: &str = "serial-x@0123456789abcdef01234567";
+
+impl Bed {
+    fn approve(&self) {
+        let mut log = self.cluster.log.lock().unwrap();
+        log.node["annotations"][names::APPROVE] = json!(APPROVAL);
+        self.cluster.show_node(&mut log);
+    }
+
+    fn acted_upon(&self) -> usize {
+        let requests = self.host.requests.lock().unwrap();
+        requests.iter().filter(|r| !r.approvals.is_empty()).count()
+    }
+
+    fn notes(&self, reason: &str) -> Vec<String> {
+        let log = self.cluster.log.lock().unwrap();
+        let told = log.events.iter().filter(|e| e.reason == reason);
+        told.map(|e| e.note.clone()).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_approval_that_comes_while_an_event_is_posted_is_not_overlooked() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.cluster.log.lock().unwrap().approve_at_event = Some(APPROVAL);
+    bed.start();
+    bed.show_both();
+    secs(5).await;
+    assert_eq!(bed.count("spend"), 1);
+    assert_eq!(bed.acted_upon(), 1);
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_in_the_middle_of_an_approved_pass_answers_with_what_it_did() {
+    let mut bed = Bed::new(&[]);
+    bed.host.takes = Duration::from_millis(200);
+    bed.start();
+    bed.show_both();
+    secs(5).await;
+    bed.host.findings.lock().unwrap().notices = vec![Notice {
+        reason: "ApprovalSpent",
+        about: "serial-x".into(),
+        note: "done".into(),
+        warning: false,
+    }];
+    bed.approve();
+    while bed.acted_upon() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bed.count("event"), 0);
+    bed.end().await;
+    assert_eq!(bed.notes("ApprovalSpent"), ["done"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_answers_approvals_that_were_spent_and_not_acted_upon() {
+    let mut bed = Bed::new(&[]);
+    bed.host.takes = Duration::from_millis(200);
+    bed.start();
+    bed.show_both();
+    while bed.passes() == 0 {
+        tokio::task::yield_now().await;
+    }
+    bed.approve();
+    while bed.annotation(names::APPROVE).is_some() {
+        tokio::task::yield_now().await;
+    }
+    bed.end().await;
+    assert_eq!(bed.acted_upon(), 0);
+    let notes = bed.notes("ApprovalRefused");
+    assert!(
+        notes.len() == 1 && notes[0].contains(APPROVAL) && notes[0].contains("stopped before"),
+        "{notes:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_while_an_approval_is_being_spent_answers_it() {
+    let mut bed = Bed::new(&[]);
+    bed.start();
+    bed.show_both();
+    secs(5).await;
+    bed.cluster.log.lock().unwrap().hangs = "spend";
+    bed.approve();
+    secs(5).await;
+    assert_eq!(bed.annotation(names::APPROVE), None, "and no answer came");
+    bed.cluster.log.lock().unwrap().hangs = "";
+    bed.end().await;
+    assert_eq!(bed.acted_upon(), 0);
+    assert_eq!(bed.notes("ApprovalRefused").len(), 1);
+}
+
+/// In real time: virtual time stands still while a thread is at work.
+#[tokio::test]
+async fn a_pass_that_outlasts_the_grace_period_leaves_time_for_the_answer() {
+    let mut bed = Bed::new(&[]);
+    bed.host.takes = Duration::from_millis(800);
+    bed.settings.grace = Duration::from_millis(500);
+    bed.approve();
+    bed.start();
+    bed.show_both();
+    while bed.acted_upon() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bed.end().await;
+    let notes = bed.notes("ApprovalRefused");
+    assert!(notes.len() == 1 && notes[0].contains("middle"), "{notes:?}");
 }
 
 #[tokio::test(start_paused = true)]
