@@ -786,6 +786,48 @@ async fn a_disk_that_vanishes_and_returns_is_told_and_stays_registered() {
     bed.end().await;
 }
 
+/// Longhorn reads the seed whenever its node has no disks.
+#[tokio::test(start_paused = true)]
+async fn the_last_disk_leaves_the_seed_before_it_can_be_removed() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.start();
+    bed.show_both();
+    secs(1).await;
+    bed.cluster.sync();
+    secs(1).await;
+    assert!(bed.annotation(names::SEED).is_some());
+    bed.cluster.log.lock().unwrap().longhorn["spec"]["disks"]["sdb1"]["allowScheduling"] =
+        json!(false);
+    bed.cluster.sync();
+    secs(1).await;
+    assert_eq!(bed.annotation(names::SEED), None);
+    bed.cluster.log.lock().unwrap().longhorn["spec"]["disks"] = json!({});
+    bed.cluster.sync();
+    secs(5).await;
+    assert_eq!(bed.reasons().last(), Some(&"DiskRemoved"));
+    assert_eq!(bed.annotation(names::SEED), None);
+    assert!(bed.keys().is_empty());
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_of_another_nodes_disk_is_not_seeded_while_longhorn_has_no_node_here() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.host.findings.lock().unwrap().registrable[0].config = DiskConfig::Uuid("u1".into());
+    let elsewhere = ("u1".to_owned(), "k3s2".to_owned());
+    bed.cluster.others.lock().unwrap().extend([elsewhere]);
+    bed.start();
+    bed.show_both();
+    bed.cluster.longhorn.send_replace(Seen::Absent);
+    secs(60).await;
+    assert_eq!(bed.annotation(names::SEED), None);
+    bed.show_both();
+    secs(5).await;
+    assert!(bed.reasons().contains(&"DiskQuarantined"));
+    assert_eq!(bed.annotation(names::SEED), None);
+    bed.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_seed_made_by_somebody_else_is_left_and_said_once() {
     let mut bed = Bed::new(&["sdb1"]);
