@@ -7,7 +7,9 @@ use serde_json::Value;
 use storage_core::classify::HASH_DIGITS;
 use storage_core::model::{Approval, DiskId, VerdictKind};
 
-use crate::longhorn::{DiskConfig, DiskSpec, HostDisk, LiveDisk, Presence, Registration, clean_path, want};
+use crate::longhorn::{
+    DiskConfig, DiskSpec, HostDisk, LiveDisk, Presence, Registration, clean_path, want,
+};
 use crate::names;
 use crate::view::{DiskView, NodeView, Standing};
 
@@ -137,7 +139,8 @@ fn is_seedable(standing: &Registration) -> bool {
         | Registration::Refused { .. }
         | Registration::NotMounted { .. }
         | Registration::Waiting { .. }
-        | Registration::Missing => false,
+        | Registration::Missing { .. }
+        | Registration::Unreadable { .. } => false,
     }
 }
 
@@ -207,7 +210,9 @@ pub fn seed_action(node: &NodeMeta, wanted: Option<String>) -> SeedAction {
             .as_deref()
             .is_some_and(|text| parse(text) == parse(live));
         return SeedAction::Leave {
-            owner: other.map_or("somebody unknown", |(manager, _)| manager).to_owned(),
+            owner: other
+                .map_or("somebody unknown", |(manager, _)| manager)
+                .to_owned(),
             same,
         };
     }

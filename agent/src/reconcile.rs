@@ -22,7 +22,7 @@ use crate::annotation::{self, NodeMeta, SeedAction};
 use crate::api::{Cluster, Seen, Spent, Trouble, draw};
 use crate::host::{Findings, Host, Request};
 use crate::http::Board;
-use crate::longhorn::{Decision, Input, LonghornNode, Registration, decide};
+use crate::longhorn::{Absence, Decision, Input, LonghornNode, Registration, decide};
 use crate::names;
 use crate::view::{DiskView, NodeView, Notice, SCHEMA, Standing, standings, transitions};
 
@@ -357,7 +357,9 @@ impl<C: Cluster, H: Host> Agent<C, H> {
                     news = true;
                 }
                 Ok(Err(error)) => tracing::warn!(%error, "the last pass over the host died"),
-                Err(_) => tracing::warn!("stopping in the middle of a pass; the next run finishes it"),
+                Err(_) => {
+                    tracing::warn!("stopping in the middle of a pass; the next run finishes it")
+                }
             }
         }
         let answered = tokio::time::timeout_at(end, async {
@@ -385,12 +387,9 @@ impl<C: Cluster, H: Host> Agent<C, H> {
                 Err(trouble) => tracing::warn!(%trouble, "an approval was perhaps spent"),
             }
         }
-        let late = std::mem::take(&mut self.approvals).into_iter().map(|a| {
-            (
-                a,
-                "the agent was stopped before it acted; approve it again",
-            )
-        });
+        let late = std::mem::take(&mut self.approvals)
+            .into_iter()
+            .map(|a| (a, "the agent was stopped before it acted; approve it again"));
         let halfway = std::mem::take(&mut self.at_work).into_iter().map(|a| {
             (
                 a,
@@ -490,6 +489,13 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             self.retry_pass_at = self.rests.get(&Action::ClusterUid).map(|r| r.until);
         }
         self.notices.extend(findings.notices.iter().cloned());
+        let mut findings = findings;
+        if findings.absence == Absence::Unknown
+            && let Some(last) = self.findings.take()
+        {
+            // Nothing could be looked at: what was seen last is shown, with why it is old. Nothing of it is registered.
+            findings.disks = last.disks;
+        }
         self.findings = Some(findings);
     }
 
@@ -587,7 +593,14 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             .present()
             .map(|meta| seed_for(&findings, meta, &longhorn, decision.as_ref()));
         if decision.is_some() || matches!(longhorn, Seen::NoResource | Seen::Absent) {
-            self.standing = decision.as_ref().map(|d| d.disks.clone());
+            let mut standing = decision.as_ref().map(|d| d.disks.clone());
+            if let (Some(new), Absence::Unknown) = (&mut standing, &findings.absence) {
+                // Of what could not be looked at, what was known last stands.
+                for (name, last) in self.standing.take().into_iter().flatten() {
+                    new.entry(name).or_insert(last);
+                }
+            }
+            self.standing = standing;
         }
         let view = self.view(&findings, &longhorn, decision.as_ref(), seed.as_ref());
         if let (Some(meta), false, true) = (
@@ -675,7 +688,8 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         let decide_with = |others: Option<&BTreeMap<String, String>>| {
             decide(&Input {
                 disks: &findings.registrable,
-                absence_proven: findings.complete,
+                unreadable: &findings.unreadable,
+                absence: &findings.absence,
                 live,
                 seed: &seed,
                 others,
@@ -725,8 +739,8 @@ impl<C: Cluster, H: Host> Agent<C, H> {
                 .and_then(|(s, name)| s.get(name).cloned());
         }
         for (name, registration) in standing.into_iter().flatten() {
-            if *registration == Registration::Missing {
-                disks.push(missing(name));
+            if matches!(registration, Registration::Missing { .. }) {
+                disks.push(missing(name, registration));
             }
         }
         let mut problems = findings.problems.clone();
@@ -975,7 +989,7 @@ fn seed_for(
     )
 }
 
-fn missing(name: &str) -> DiskView {
+fn missing(name: &str, registration: &Registration) -> DiskView {
     DiskView {
         device: String::new(),
         name: Some(name.to_owned()),
@@ -989,7 +1003,7 @@ fn missing(name: &str) -> DiskView {
         transport: String::new(),
         path: None,
         failure: None,
-        longhorn: Some(Registration::Missing),
+        longhorn: Some(registration.clone()),
         notable: true,
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use storage_core::model::{DiskName, VerdictKind};
 
 use super::*;
-use crate::longhorn::{DiskConfig, HostDisk, Presence};
+use crate::longhorn::{DiskConfig, HostDisk, Presence, UnreadableDisk};
 use crate::metrics::Metrics;
 use crate::view::tests::disk as disk_view;
 
@@ -223,7 +223,7 @@ fn found(names: &[&str]) -> Findings {
     Findings {
         disks: names.iter().map(view).collect(),
         registrable: names.iter().map(|n| host_disk(n)).collect(),
-        complete: true,
+        absence: Absence::Proven,
         ..Findings::default()
     }
 }
@@ -825,6 +825,79 @@ async fn a_copy_of_another_nodes_disk_is_not_seeded_while_longhorn_has_no_node_h
     secs(5).await;
     assert!(bed.reasons().contains(&"DiskQuarantined"));
     assert_eq!(bed.annotation(names::SEED), None);
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vanished_disk_stays_missing_whatever_else_cannot_be_read() {
+    let mut bed = Bed::new(&["sdb1", "sdc1"]);
+    bed.start();
+    bed.show_both();
+    secs(1).await;
+    bed.cluster.sync();
+    secs(5).await;
+    let see = |findings: Findings| {
+        *bed.host.findings.lock().unwrap() = findings;
+        bed.wakes.wake(Wake::Uevent);
+    };
+    see(found(&["sdc1"]));
+    secs(20).await;
+    let doubt = "1 disk cannot be read (sdz); it may be it";
+    see(Findings {
+        absence: Absence::Doubtful(doubt.into()),
+        ..found(&["sdc1"])
+    });
+    secs(20).await;
+    let shown = bed.board.view();
+    let gone = shown
+        .disks
+        .iter()
+        .find(|d| d.name.as_deref() == Some("sdb1"));
+    assert!(gone.unwrap().why().contains(doubt), "{gone:?}");
+    // And while nothing at all can be looked at, what was known stands.
+    see(Findings::default());
+    secs(20).await;
+    assert_eq!(bed.board.view().disks.len(), 2);
+    see(found(&["sdc1"]));
+    secs(20).await;
+    let told = bed.reasons();
+    let missing = told.iter().filter(|r| **r == "DiskMissing").count();
+    let registered = told.iter().filter(|r| **r == "DiskRegistered").count();
+    assert_eq!((missing, registered), (1, 2), "{told:?}");
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registered_disk_that_cannot_be_read_any_more_is_told_as_that() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.settings.vanished_off = true;
+    bed.start();
+    bed.show_both();
+    secs(1).await;
+    bed.cluster.sync();
+    secs(5).await;
+    let mut view = disk_view("sdb", VerdictKind::Unreadable);
+    view.name = Some("sdb1".into());
+    *bed.host.findings.lock().unwrap() = Findings {
+        disks: vec![view],
+        unreadable: vec![UnreadableDisk {
+            name: DiskName::new("sdb1").unwrap(),
+            id: None,
+            why: "/dev/sdb at byte 0: Input/output error".into(),
+        }],
+        absence: Absence::Doubtful("1 disk cannot be read (sdb); it may be it".into()),
+        ..Findings::default()
+    };
+    bed.wakes.wake(Wake::Uevent);
+    secs(20).await;
+    assert_eq!(bed.reasons().last(), Some(&"DiskUnreadable"));
+    assert!(bed.notes("DiskUnreadable")[0].contains("Input/output error"));
+    assert_eq!(
+        bed.count("patch-longhorn"),
+        1,
+        "scheduling is left alone on a disk that has not vanished"
+    );
+    assert_eq!(bed.board.view().disks.len(), 1);
     bed.end().await;
 }
 
