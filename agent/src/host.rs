@@ -53,6 +53,8 @@ pub struct Findings {
     pub notices: Vec<Notice>,
     /// Whether something failed that may succeed without anybody's help.
     pub retry: bool,
+    /// Whether udev is still at work on a disk that a selector may mean: another look in a second tells.
+    pub look_soon: bool,
 }
 
 /// Looks at the host and works on it. Blocks.
@@ -67,6 +69,33 @@ pub struct RealHost {
     observer: Observer,
     root: HostRoot,
     rests: Rests,
+    names: NamesAwaited,
+}
+
+/// Disks on whose names a selector hangs and udev is still at work, and since when. Only the kernel's uevents wake
+/// the loop, not what udev makes of them.
+#[derive(Debug, Default)]
+struct NamesAwaited(BTreeMap<(KernelName, Option<u64>), Instant>);
+
+/// How long the loop looks again and again for udev's names; after that its timer does.
+const NAMES: Duration = Duration::from_secs(30);
+
+impl NamesAwaited {
+    /// Whether to look again soon.
+    fn note(&mut self, survey: &Survey, now: Instant) -> bool {
+        let verdicts = survey.classification.verdicts.values();
+        let awaited = verdicts.filter(|v| v.reasons.iter().any(|r| r.rule == "udev-names"));
+        let mut since = BTreeMap::new();
+        for verdict in awaited {
+            let device = survey.observation.devices.get(&verdict.device);
+            let disk = (verdict.device.clone(), device.and_then(|d| d.diskseq));
+            let first = self.0.get(&disk).copied().unwrap_or(now);
+            since.insert(disk, first);
+        }
+        self.0 = since;
+        let mut since = self.0.values();
+        since.any(|first| now.duration_since(*first) < NAMES)
+    }
 }
 
 /// Disks on which work failed, and how long each is left alone. Work that fails halfway causes uevents, which wake the
@@ -177,6 +206,7 @@ impl RealHost {
             observer: Observer::new(root.clone()),
             root,
             rests: Rests::default(),
+            names: NamesAwaited::default(),
         }
     }
 }
@@ -228,6 +258,7 @@ impl Host for RealHost {
         }
         findings.problems.extend(problem);
         findings.retry |= retry;
+        findings.look_soon = self.names.note(&survey, Instant::now());
         findings
     }
 }
@@ -823,6 +854,39 @@ mod tests {
     }
 
     const POINT: &str = "/mnt/longhorn/sdh1";
+
+    #[test]
+    fn names_of_udev_are_awaited_for_half_a_minute_of_each_disk() {
+        use storage_core::model::Reason;
+        let mut survey = seen(&[]);
+        let sdh = KernelName::new("sdh").unwrap();
+        let reason = Reason {
+            rule: "udev-names",
+            kind: VerdictKind::Unknown,
+            text: "udev has not looked at it yet".into(),
+            remedy: None,
+        };
+        let verdict = survey.classification.verdicts.get_mut(&sdh).unwrap();
+        verdict.reasons = vec![reason];
+        let mut names = NamesAwaited::default();
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert!(names.note(&survey, start));
+        assert!(names.note(&survey, after(29)));
+        assert!(
+            !names.note(&survey, after(30)),
+            "from now on the timer does"
+        );
+        let disk = survey.observation.devices.get_mut(&sdh).unwrap();
+        disk.diskseq = Some(2);
+        assert!(
+            names.note(&survey, after(31)),
+            "another disk under that name"
+        );
+        let verdict = survey.classification.verdicts.get_mut(&sdh).unwrap();
+        verdict.reasons.clear();
+        assert!(!names.note(&survey, after(32)));
+    }
 
     #[test]
     fn a_filesystem_that_others_mounted_below_the_mount_root_may_be_registered() {

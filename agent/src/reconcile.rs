@@ -177,6 +177,9 @@ const EVENTS_AT_ONCE: usize = 32;
 /// Pause before a pass is repeated because something failed that may pass; doubles.
 const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
 
+/// Pause before the next look while udev is at work on a disk.
+const LOOK_SOON: Duration = Duration::from_secs(1);
+
 /// The agent of one node.
 pub struct Agent<C, H> {
     settings: Settings,
@@ -487,6 +490,10 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             self.pass_failures = 0;
             // Without the cluster's identity nothing was worked upon: look again when it may be asked for again.
             self.retry_pass_at = self.rests.get(&Action::ClusterUid).map(|r| r.until);
+        }
+        if findings.look_soon {
+            let soon = Instant::now() + LOOK_SOON;
+            self.retry_pass_at = Some(self.retry_pass_at.map_or(soon, |at| at.min(soon)));
         }
         self.notices.extend(findings.notices.iter().cloned());
         let mut findings = findings;

@@ -46,7 +46,7 @@ pub fn sysfs_path(name: &str, path: &str) -> String {
 /// A file of udev's database.
 #[must_use]
 pub fn udev_data(bytes: &[u8]) -> Option<UdevHint> {
-    udev::parse(bytes)
+    udev::parse(bytes).map(|entry| entry.hint)
 }
 
 /// A dump's `.blocks` file.

@@ -21,6 +21,9 @@ pub const NAMESPACE: &str = "flux-system";
 /// The field manager of everything that Flux applies.
 pub const MANAGER: &str = "kustomize-controller";
 
+const SOURCE: &str = "source.toolkit.fluxcd.io/v1";
+const GIT_REPOSITORY: &str = "GitRepository";
+
 /// A running kustomize-controller; it ends with this value.
 pub struct Flux {
     client: Client,
@@ -82,11 +85,28 @@ impl Flux {
         Api::namespaced_with(self.client.clone(), NAMESPACE, &resource)
     }
 
-    /// Publishes a folder as the newest commit of the GitRepository `name`; returns its revision.
+    /// Publishes a folder as the newest commit of the GitRepository `name`, which is made unless it is there;
+    /// returns its revision.
     ///
     /// # Errors
     /// When the folder cannot be packed or the API server refuses.
     pub async fn publish(&self, name: &str, folder: &Path) -> Result<String> {
+        let source = json!({
+            "apiVersion": SOURCE, "kind": GIT_REPOSITORY, "metadata": {"name": name},
+            "spec": {"url": "https://git.invalid/repository", "interval": "10m"},
+        });
+        self.api(GIT_REPOSITORY, "gitrepositories")
+            .patch(name, &source_controller(), &Patch::Apply(source))
+            .await?;
+        self.artifact(name, folder).await
+    }
+
+    /// Publishes a folder as the newest commit of the GitRepository `name` that somebody made, as the
+    /// source-controller does; returns its revision.
+    ///
+    /// # Errors
+    /// When the folder cannot be packed or the API server refuses.
+    pub async fn artifact(&self, name: &str, folder: &Path) -> Result<String> {
         let packed = Command::new("tar")
             .args([
                 "--sort=name",
@@ -116,17 +136,13 @@ impl Flux {
             .map_err(|source| Error::io("writing", &file, source))?;
         let commit: String = digest.chars().take(40).collect();
         let revision = format!("main@sha1:{commit}");
-        let api_version = "source.toolkit.fluxcd.io/v1";
-        let kind = "GitRepository";
-        let source = json!({
-            "apiVersion": api_version, "kind": kind, "metadata": {"name": name},
-            "spec": {"url": "https://git.invalid/repository", "interval": "10m"},
-        });
+        let api = self.api(GIT_REPOSITORY, "gitrepositories");
+        let generation = api.get(name).await?.metadata.generation;
         let now = k8s_openapi::jiff::Timestamp::now().to_string();
         let status = json!({
-            "apiVersion": api_version, "kind": kind, "metadata": {"name": name},
+            "apiVersion": SOURCE, "kind": GIT_REPOSITORY, "metadata": {"name": name},
             "status": {
-                "observedGeneration": 1,
+                "observedGeneration": generation,
                 "artifact": {
                     "url": format!("http://{}/{file}", self.address), "path": file,
                     "revision": revision, "digest": format!("sha256:{digest}"),
@@ -135,13 +151,11 @@ impl Flux {
                 "conditions": [{
                     "type": "Ready", "status": "True", "reason": "Succeeded",
                     "message": "stored artifact", "lastTransitionTime": now,
+                    "observedGeneration": generation,
                 }],
             },
         });
-        let api = self.api(kind, "gitrepositories");
-        let params = PatchParams::apply("source-controller").force();
-        api.patch(name, &params, &Patch::Apply(source)).await?;
-        api.patch_status(name, &params, &Patch::Apply(status))
+        api.patch_status(name, &source_controller(), &Patch::Apply(status))
             .await?;
         Ok(revision)
     }
@@ -206,17 +220,74 @@ impl Flux {
         }
     }
 
-    /// Asks for a reconciliation now, as `flux reconcile` does.
+    /// Asks for a reconciliation now, as `flux reconcile` does; returns the words by which it was asked.
     ///
     /// # Errors
     /// When the API server refuses.
-    pub async fn reconcile(&self, name: &str) -> Result<()> {
+    pub async fn reconcile(&self, name: &str) -> Result<String> {
         let now = k8s_openapi::jiff::Timestamp::now().to_string();
         let patch = json!({"metadata": {"annotations": {"reconcile.fluxcd.io/requestedAt": now}}});
         self.api("Kustomization", "kustomizations")
             .patch(name, &PatchParams::default(), &Patch::Merge(patch))
             .await?;
-        Ok(())
+        Ok(now)
+    }
+
+    /// Asks for a reconciliation and waits until it is done and Ready.
+    ///
+    /// # Errors
+    /// [`Error::Late`], or when the API server refuses.
+    pub async fn reconciled(&self, name: &str, patience: Duration) -> Result<()> {
+        let asked = self.reconcile(name).await?;
+        let api = self.api("Kustomization", "kustomizations");
+        let what = format!("Flux to reconcile {name}");
+        crate::eventually(&what, patience, async || {
+            let Ok(object) = api.get(name).await else {
+                return false;
+            };
+            text(&object.data, "/status/lastHandledReconcileAt") == asked
+        })
+        .await?;
+        let revision = api.get(name).await?.data;
+        self.applied(
+            name,
+            text(&revision, "/status/lastAppliedRevision"),
+            patience,
+        )
+        .await
+    }
+
+    /// What a Kustomization has applied, as `(version of the API, kind, namespace, name)`.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn inventory(&self, name: &str) -> Result<Vec<[String; 4]>> {
+        let object = self
+            .api("Kustomization", "kustomizations")
+            .get(name)
+            .await?
+            .data;
+        let entries = object
+            .pointer("/status/inventory/entries")
+            .and_then(Value::as_array);
+        let mut all: Vec<[String; 4]> = entries
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| {
+                let mut parts = text(entry, "/id").split('_');
+                let (namespace, name) = (parts.next()?, parts.next()?);
+                let (group, kind) = (parts.next()?, parts.next()?);
+                let version = text(entry, "/v");
+                let version = if group.is_empty() {
+                    version.to_owned()
+                } else {
+                    format!("{group}/{version}")
+                };
+                Some([version, kind.into(), namespace.into(), name.into()])
+            })
+            .collect();
+        all.sort();
+        Ok(all)
     }
 
     /// Deletes a Kustomization: Flux prunes what it applied.
@@ -229,6 +300,10 @@ impl Flux {
             .await?;
         Ok(())
     }
+}
+
+fn source_controller() -> PatchParams {
+    PatchParams::apply("source-controller").force()
 }
 
 fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {

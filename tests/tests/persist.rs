@@ -166,7 +166,9 @@ fn mode_owner_access_list_and_attributes_of_fstab_stay() {
 #[test]
 fn an_fstab_that_must_not_be_written_is_left_with_the_reason_and_the_disk_mounted() {
     require_devices!();
-    let protections: [(&str, fn(&Path), &str); 4] = [
+    /// What protects it, how, and words of the reason.
+    type Protection = (&'static str, fn(&Path), &'static str);
+    let protections: [Protection; 4] = [
         (
             "read-only /etc",
             |fstab| {

@@ -972,6 +972,25 @@ async fn rook_14844_without_any_uevent_the_timer_finds_a_new_disk() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn while_udev_is_at_work_on_a_disk_the_agent_looks_each_second_and_then_no_more() {
+    let mut bed = Bed::new(&[]);
+    bed.host.findings.lock().unwrap().look_soon = true;
+    bed.start();
+    bed.show_both();
+    secs(1).await;
+    let passes = bed.passes();
+    secs(10).await;
+    let passes = bed.passes() - passes;
+    assert!((8..=12).contains(&passes), "{passes} passes in 10 s");
+    bed.host.findings.lock().unwrap().look_soon = false;
+    secs(2).await;
+    let passes = bed.passes();
+    secs(60).await;
+    assert_eq!(bed.passes(), passes);
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_thousand_wakes_during_a_pass_are_one_more_pass() {
     let mut bed = Bed::new(&["sdb1"]);
     bed.host.takes = Duration::from_millis(100);

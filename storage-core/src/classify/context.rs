@@ -8,7 +8,7 @@ use super::selector::label;
 use super::system::SystemChain;
 use crate::model::{
     BlockDevice, DiskId, DmKind, KernelName, Layout, Mount, Observation, Own, OwnClaim, Policy,
-    SelectorRule, Signature, SignatureClass, SwapKind, Transport, VerdictKind,
+    ReadErrorKind, SelectorRule, Signature, SignatureClass, SwapKind, Transport, VerdictKind,
 };
 use crate::ondisk::record::RecordBlock;
 
@@ -172,7 +172,8 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// A disk whose identity could not be read may be another path to any disk of its size.
+    /// A disk whose identity could not be read may be another path to any disk of its size. One that does not answer
+    /// at all is no path by which anybody uses a disk: it costs the others nothing.
     fn find_unidentified(&mut self, observation: &'a Observation) {
         let disks = || {
             observation
@@ -180,8 +181,12 @@ impl<'a> Context<'a> {
                 .values()
                 .filter(|d| d.is_whole_disk() && !d.hidden)
         };
-        let nameless = disks()
-            .filter(|d| !d.errors.is_empty() && d.ids.wwn.is_none() && d.ids.serial.is_none());
+        let failed = |d: &BlockDevice| {
+            let mut kinds = d.errors.iter().map(|error| error.kind);
+            kinds.any(|kind| kind != ReadErrorKind::TimedOut)
+        };
+        let nameless =
+            disks().filter(|d| failed(d) && d.ids.wwn.is_none() && d.ids.serial.is_none());
         let mut by_size: HashMap<Option<u64>, &'a BlockDevice> = HashMap::new();
         for device in nameless {
             by_size.entry(device.size).or_insert(device);

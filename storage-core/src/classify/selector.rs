@@ -72,19 +72,58 @@ fn set(pattern: &[char], c: char) -> Option<(usize, bool)> {
     }
 }
 
+/// Whether some text that begins with `start` may match the pattern. A doubt is a yes.
+fn may_begin_with(pattern: &str, start: &str) -> bool {
+    let pattern: Vec<char> = pattern.chars().collect();
+    let mut p = 0;
+    for c in start.chars() {
+        let step = match pattern.get(p) {
+            Some('*') => return true,
+            Some('?') => Some(1),
+            Some('[') => match set(pattern.get(p..).unwrap_or(&[]), c) {
+                Some((length, true)) => Some(length),
+                Some((_, false)) => None,
+                None => (c == '[').then_some(1),
+            },
+            Some(literal) => (*literal == c).then_some(1),
+            None => None,
+        };
+        match step {
+            Some(step) => p += step,
+            None => return false,
+        }
+    }
+    true
+}
+
 impl Selector {
     /// Whether every condition that is given holds. A condition on something that the device does not state
     /// does not hold.
     #[must_use]
     pub fn matches(&self, device: &BlockDevice) -> bool {
+        let path = self.path.as_ref();
+        path.is_none_or(|path| has_path(device, path)) && self.matches_but_path(device)
+    }
+
+    /// Whether it does not match, but would if udev gave the device another name below `/dev/disk`.
+    pub(super) fn hangs_on_names(&self, device: &BlockDevice) -> bool {
+        let Some(path) = &self.path else {
+            return false;
+        };
+        let names = ["/dev/disk/by-", "by-"];
+        names.iter().any(|start| may_begin_with(path, start))
+            && !has_path(device, path)
+            && self.matches_but_path(device)
+    }
+
+    fn matches_but_path(&self, device: &BlockDevice) -> bool {
         let text = |pattern: &Option<String>, value: &Option<String>| match (pattern, value) {
             (None, _) => true,
             (Some(pattern), Some(value)) => glob(pattern, value),
             (Some(_), None) => false,
         };
         let ids = &device.ids;
-        self.path.as_ref().is_none_or(|path| has_path(device, path))
-            && text(&self.model, &ids.model)
+        text(&self.model, &ids.model)
             && text(&self.vendor, &ids.vendor)
             && text(&self.serial, &ids.serial)
             && text(&self.wwn, &ids.wwn)
@@ -129,6 +168,53 @@ mod tests {
     use super::*;
     use crate::model::{DevNum, KernelName, Transport};
     use proptest::prelude::*;
+
+    #[test]
+    fn a_pattern_hangs_on_names_of_udev_only_where_one_could_match_it() {
+        let device = BlockDevice::unread(
+            KernelName::new("sda").unwrap(),
+            DevNum { major: 8, minor: 0 },
+        );
+        let hangs = |path: &str| {
+            let selector = Selector {
+                path: Some(path.to_owned()),
+                ..Selector::default()
+            };
+            selector.hangs_on_names(&device)
+        };
+        for path in [
+            "/dev/disk/by-id/ata-EXAMPLE",
+            "by-path/pci-0000:00:1f.2-ata-1",
+            "*-EXAMPLE",
+            "/dev/disk/by-[ip]*",
+            "/dev/d*",
+            "?y-id/x",
+        ] {
+            assert!(hangs(path), "{path}");
+        }
+        // What the kernel's name settles, one way or the other.
+        for path in [
+            "/dev/sd*",
+            "sda",
+            "sdb",
+            "nvme*",
+            "/dev/*",
+            "*",
+            "[!b]y-id/x",
+            "/dev/disk",
+        ] {
+            assert!(!hangs(path), "{path}");
+        }
+        let another = Selector {
+            path: Some("/dev/disk/by-id/x".to_owned()),
+            transport: Some(Transport::Usb),
+            ..Selector::default()
+        };
+        assert!(
+            !another.hangs_on_names(&device),
+            "another condition settles it"
+        );
+    }
 
     #[test]
     fn globs_match_as_a_shell_would_and_whole_texts_only() {

@@ -282,6 +282,16 @@ fn cases() -> Vec<Case> {
             },
         ),
         case(
+            "udev-names",
+            Unknown,
+            "sdb",
+            "udev has not looked at it yet (/run/udev/data/b8:3): exclude \"mine\" may name it",
+            |h, p| {
+                h.observation.witnesses.udev_daemon = true;
+                p.exclude = vec![selector("/dev/disk/by-id/ata-EXAMPLE", false)];
+            },
+        ),
+        case(
             "udev",
             Foreign,
             "sdb",
@@ -463,6 +473,30 @@ fn every_rule_speaks_in_its_own_case_with_the_place_it_looked_at() {
         .map(|r| r.id)
         .collect();
     assert!(missed.is_empty(), "no case for {missed:?}");
+}
+
+#[test]
+fn only_a_new_disk_waits_for_names_and_only_where_a_udev_daemon_makes_them() {
+    let mut policy = policy();
+    policy.include = vec![selector("/dev/disk/by-id/ata-*", false)];
+    policy.exclude = vec![selector("sda", false)];
+    let mut host = host();
+    let waits = |host: &Host, device: &str| {
+        let verdict = host.verdict_by(device, &policy);
+        let mut reasons = verdict.reasons.iter();
+        reasons.any(|r| r.rule == "udev-names")
+    };
+    assert!(!waits(&host, "sdb"), "nobody makes names here");
+    host.observation.witnesses.udev_daemon = true;
+    assert!(waits(&host, "sdb"));
+    assert!(!waits(&host, "sdc"), "a disk of ours was wanted once");
+    host.dev("sdb").udev_initialised = true;
+    assert!(!waits(&host, "sdb"));
+    assert_eq!(
+        host.verdict_by("sdb", &policy).kind,
+        VerdictKind::Excluded,
+        "udev has looked and no name matches"
+    );
 }
 
 #[test]

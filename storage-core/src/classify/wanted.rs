@@ -277,6 +277,45 @@ pub(super) fn include(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
     }
 }
 
+/// Whether a selector may yet come to match by a name that udev has not made.
+pub(super) fn udev_names(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
+    if let Some(outcome) = settled_otherwise(subject) {
+        return outcome;
+    }
+    let device = subject.device;
+    if device.hidden {
+        return Outcome::not_asked("udev makes no names for what the kernel hides");
+    }
+    if !cx.graph.observation.witnesses.udev_daemon {
+        return Outcome::not_asked("no udev daemon is seen that would make names");
+    }
+    if device.udev_initialised {
+        return Outcome::passed("udev has made its names below /dev/disk");
+    }
+    let lists = [
+        ("exclude", &cx.policy.exclude),
+        ("include", &cx.policy.include),
+    ];
+    let findings: Vec<_> = lists
+        .into_iter()
+        .flat_map(|(list, rules)| {
+            let rules = rules.iter().enumerate();
+            rules.filter(|(_, rule)| rule.select.hangs_on_names(device)).map(move |(index, rule)| {
+                Finding::new(format!(
+                    "udev has not looked at it yet (/run/udev/data/b{}): {} may name it by a name below /dev/disk",
+                    device.dev,
+                    label(rule, list, index)
+                ))
+                .remedy("wait until udev has: udevadm settle")
+            })
+        })
+        .collect();
+    Outcome::of(
+        findings,
+        "udev has not looked at it yet; no selector hangs on that",
+    )
+}
+
 pub(super) fn single(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
     if subject.is_partition() {
         return Outcome::not_asked(WHOLE_DISKS_ONLY);

@@ -360,6 +360,8 @@ pub struct BlockDevice {
     pub content: Content,
     /// udev's view, when its database is there and fresh.
     pub udev: Option<UdevHint>,
+    /// Whether udev has looked at this very disk, and so made all of its `links`.
+    pub udev_initialised: bool,
     /// Every read of this device that failed.
     pub errors: Vec<ReadError>,
 }
@@ -396,6 +398,7 @@ impl BlockDevice {
             links: Vec::new(),
             content: Content::default(),
             udev: None,
+            udev_initialised: false,
             errors: Vec::new(),
         }
     }

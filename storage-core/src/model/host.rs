@@ -107,6 +107,8 @@ pub struct Witnesses {
     pub contents: bool,
     /// udev's database, present and fresh.
     pub udev: bool,
+    /// Whether a udev daemon runs, which makes the names below `/dev/disk`.
+    pub udev_daemon: bool,
     /// What is missing and why, one sentence each.
     pub missing: Vec<String>,
 }

@@ -14,8 +14,8 @@ use super::memory::{Activity, Key, Remembered};
 use super::pool::{self, Beat, Ended, Watched};
 use super::proof::{Finding, digest_samples, prove};
 use super::read::ReadAt;
-use super::source::Source;
-use super::{mounts, sysfs, udev};
+use super::source::{Part, Source};
+use super::{identity, mounts, sysfs, udev};
 use crate::host::HostRoot;
 use crate::model::{
     Blankness, BlockDevice, Content, ContentState, DevNum, HostFacts, KernelName, Mount,
@@ -143,14 +143,17 @@ impl Observer {
         } = seen;
         let sysfs = errors.is_empty() && !devices.is_empty();
         facts.errors.extend(errors);
-        facts.errors.extend(sysfs::add_links(source, &mut devices));
-        let table = &facts.mounts;
-        mounts::find_swap_devices(&mut facts.swaps, table, &devices);
+        self.ask_devices(source, &mut devices, policy.read_timeout);
+        // Before the names: an entry says that all names are there.
         let (udev, mut missing) = if hints {
             udev::hints(source, &mut devices)
         } else {
             (false, Vec::new())
         };
+        let udev_daemon = udev::daemon(source);
+        facts.errors.extend(sysfs::add_links(source, &mut devices));
+        let table = &facts.mounts;
+        mounts::find_swap_devices(&mut facts.swaps, table, &devices);
         let around = Around {
             activity,
             held,
@@ -182,8 +185,60 @@ impl Observer {
                 mountinfo,
                 contents,
                 udev,
+                udev_daemon,
                 missing,
             },
+        }
+    }
+
+    /// Fills in the serial numbers that the kernel has to ask the devices for, each with a deadline.
+    fn ask_devices(
+        &mut self,
+        source: Source<'_>,
+        devices: &mut BTreeMap<KernelName, BlockDevice>,
+        timeout: Duration,
+    ) {
+        let mut asked = Vec::new();
+        for device in devices.values_mut() {
+            let Some(path) = sysfs::asked(device) else {
+                continue;
+            };
+            let shown = Source::shown(Part::Sys, &path);
+            match self.still_stuck(&device.name, device.dev, shown) {
+                Some(error) => device.errors.push(error),
+                None => asked.push((device.name.clone(), path)),
+            }
+        }
+        if asked.is_empty() {
+            return;
+        }
+        let host = Arc::clone(&self.host);
+        let paths = asked.iter().map(|(_, path)| path.clone()).collect();
+        let work = move |path: String, _: &Beat| Source::new(&host).read(Part::Sys, &path);
+        let results = pool::run(paths, timeout, work, &mut || {});
+        for ((name, path), ended) in asked.into_iter().zip(results) {
+            let Some(device) = devices.get_mut(&name) else {
+                continue;
+            };
+            let shown = Source::shown(Part::Sys, &path);
+            let error = match ended {
+                Ended::Done(Ok(bytes)) => {
+                    source.keep(Part::Sys, &path, &bytes);
+                    device.ids.serial = identity::serial(&bytes);
+                    None
+                }
+                Ended::Done(Err(error)) if sysfs::says_nothing(&error) => None,
+                Ended::Done(Err(error)) => Some(unreadable(shown, &error)),
+                Ended::Stuck(back) => Some(self.hangs(&name, device.dev, shown, back, timeout)),
+                Ended::Panicked => Some(broke_off(shown)),
+            };
+            device.errors.extend(error);
+            let serial = device.ids.serial.clone();
+            for partition in device.partitions.clone() {
+                if let Some(partition) = devices.get_mut(&partition) {
+                    partition.ids.serial.clone_from(&serial);
+                }
+            }
         }
     }
 
@@ -271,11 +326,17 @@ impl Observer {
                     content
                 }
                 Ended::Stuck(back) => Content {
-                    state: ContentState::Failed(vec![self.hangs(&target, back, timeout)]),
+                    state: ContentState::Failed(vec![self.hangs(
+                        &target.name,
+                        target.dev,
+                        target.shown(),
+                        back,
+                        timeout,
+                    )]),
                     ..Content::default()
                 },
                 Ended::Panicked => Content {
-                    state: ContentState::Failed(vec![broke_off(&target)]),
+                    state: ContentState::Failed(vec![broke_off(target.shown())]),
                     ..Content::default()
                 },
             };
@@ -301,7 +362,7 @@ impl Observer {
                 });
             }
         };
-        if let Some(error) = self.still_stuck(&target) {
+        if let Some(error) = self.still_stuck(&target.name, target.dev, target.shown()) {
             return Ok(Content {
                 state: ContentState::Failed(vec![error]),
                 ..Content::default()
@@ -343,19 +404,27 @@ impl Observer {
         }
     }
 
-    fn still_stuck(&mut self, target: &Target) -> Option<ReadError> {
-        let key = (target.name.clone(), target.dev);
+    fn still_stuck(&mut self, name: &KernelName, dev: DevNum, shown: String) -> Option<ReadError> {
+        let key = (name.clone(), dev);
         if self.stuck.get(&key)?.load(Ordering::SeqCst) {
             self.stuck.remove(&key);
             return None;
         }
         let cause = "an earlier read has not come back yet; it is not read again until then";
-        Some(timed_out(target.shown(), cause))
+        Some(timed_out(shown, cause))
     }
 
-    fn hangs(&mut self, target: &Target, back: Arc<AtomicBool>, timeout: Duration) -> ReadError {
-        self.stuck.insert((target.name.clone(), target.dev), back);
-        hung(target, timeout)
+    fn hangs(
+        &mut self,
+        name: &KernelName,
+        dev: DevNum,
+        shown: String,
+        back: Arc<AtomicBool>,
+        timeout: Duration,
+    ) -> ReadError {
+        self.stuck.insert((name.clone(), dev), back);
+        let cause = format!("no read came back within {} s", timeout.as_secs_f32());
+        timed_out(shown, cause)
     }
 
     /// Proves blankness of `names` in parallel and fills in their `content.blank`: asks the kernel who has the
@@ -370,7 +439,8 @@ impl Observer {
     ) {
         let host = Arc::clone(&self.host);
         let names: BTreeSet<&KernelName> = names.iter().collect();
-        udev::ask_again(&host, &mut observation.devices, names.iter().copied());
+        let left = udev::ask_again(&host, &mut observation.devices, names.iter().copied());
+        observation.witnesses.missing.extend(left);
         self.prove_with(observation, &names, policy, progress, &Reader::plain(&host));
     }
 
@@ -399,7 +469,7 @@ impl Observer {
                     let what = format!("/dev/{}", name.dev_path());
                     device.content.blank = Blankness::Failed(malformed(what, why));
                 }
-                Ok(target) => match self.still_stuck(&target) {
+                Ok(target) => match self.still_stuck(&target.name, target.dev, target.shown()) {
                     Some(error) => device.content.blank = Blankness::Failed(error),
                     None => jobs.push((target, device.sys_path.clone())),
                 },
@@ -415,8 +485,14 @@ impl Observer {
                     self.remember_proof(&target.name, activity, policy, &blank);
                     blank
                 }
-                Ended::Stuck(back) => Blankness::Failed(self.hangs(&target, back, timeout)),
-                Ended::Panicked => Blankness::Failed(broke_off(&target)),
+                Ended::Stuck(back) => Blankness::Failed(self.hangs(
+                    &target.name,
+                    target.dev,
+                    target.shown(),
+                    back,
+                    timeout,
+                )),
+                Ended::Panicked => Blankness::Failed(broke_off(target.shown())),
             };
             if let Some(device) = observation.devices.get_mut(&target.name) {
                 device.content.blank = blank;
@@ -449,7 +525,7 @@ impl Observer {
                     let what = format!("/dev/{}", name.dev_path());
                     device.content.samples = Samples::Failed(malformed(what, why));
                 }
-                Ok(target) => match self.still_stuck(&target) {
+                Ok(target) => match self.still_stuck(&target.name, target.dev, target.shown()) {
                     Some(error) => device.content.samples = Samples::Failed(error),
                     None => jobs.push((target, device.sys_path.clone())),
                 },
@@ -471,8 +547,14 @@ impl Observer {
                     }
                     samples
                 }
-                Ended::Stuck(back) => Samples::Failed(self.hangs(&target, back, timeout)),
-                Ended::Panicked => Samples::Failed(broke_off(&target)),
+                Ended::Stuck(back) => Samples::Failed(self.hangs(
+                    &target.name,
+                    target.dev,
+                    target.shown(),
+                    back,
+                    timeout,
+                )),
+                Ended::Panicked => Samples::Failed(broke_off(target.shown())),
             };
             if let Some(device) = observation.devices.get_mut(&target.name) {
                 device.content.samples = samples;
@@ -604,8 +686,9 @@ pub(crate) fn observe_family_fresh(
 ) -> Result<BTreeMap<KernelName, BlockDevice>, ReadError> {
     let source = Source::new(host);
     let (mut devices, mut errors) = sysfs::family(source, name);
-    udev::hints(source, &mut devices);
     let mut observer = Observer::once(host.clone());
+    observer.ask_devices(source, &mut devices, policy.read_timeout);
+    udev::hints(source, &mut devices);
     let reader = Reader::plain(&observer.host);
     let around = Around {
         activity: HashMap::new(),
@@ -901,14 +984,9 @@ fn denied(devices: &BTreeMap<KernelName, BlockDevice>) -> usize {
         .count()
 }
 
-fn hung(target: &Target, timeout: Duration) -> ReadError {
-    let cause = format!("no read came back within {} s", timeout.as_secs_f32());
-    timed_out(target.shown(), cause)
-}
-
-fn broke_off(target: &Target) -> ReadError {
+fn broke_off(shown: String) -> ReadError {
     malformed(
-        target.shown(),
+        shown,
         "the reader broke off; this is a defect of this program",
     )
 }

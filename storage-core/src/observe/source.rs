@@ -143,6 +143,20 @@ impl<'a> Source<'a> {
         Ok(bytes)
     }
 
+    /// Keeps what another read of the same host gave.
+    pub(crate) fn keep(&self, part: Part, path: &str, bytes: &[u8]) {
+        self.note(part, || path.to_owned(), || Got::File(bytes.to_vec()));
+    }
+
+    /// Whether something stands there.
+    pub(crate) fn exists(&self, part: Part, path: &str) -> bool {
+        let exists = self.path(part, path).exists();
+        if exists {
+            self.note(part, || path.to_owned(), || Got::File(Vec::new()));
+        }
+        exists
+    }
+
     /// Opens a directory to read files in it.
     pub(crate) fn open(&self, part: Part, path: String) -> io::Result<Dir<'a>> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;

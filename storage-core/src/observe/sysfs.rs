@@ -165,6 +165,7 @@ fn read_again(
         partitions: Vec::new(),
         links: Vec::new(),
         udev: None,
+        udev_initialised: false,
         content: Content::default(),
         ..before.clone()
     };
@@ -577,7 +578,7 @@ struct Probe<'a, 'b> {
 
 /// What the kernel answers where an attribute exists but has nothing to say: `ENOENT`, `ENXIO`, `ENOTDIR`,
 /// `EINVAL`, `EOPNOTSUPP`.
-fn says_nothing(error: &io::Error) -> bool {
+pub(crate) fn says_nothing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(2 | 6 | 20 | 22 | 95))
 }
 
@@ -919,7 +920,8 @@ impl Probe<'_, '_> {
         }
     }
 
-    /// What the disk says of itself, from the attributes that its kind has.
+    /// What the disk says of itself, from the attributes that its kind has. Those that the kernel has to ask the
+    /// device for are left to [`asked`].
     fn ids(&mut self, device: &mut BlockDevice, guess: &Guess<'_>) {
         let ids = &mut device.ids;
         let nvme = matches!(guess, Guess::NvmeController(_) | Guess::NvmeSubsystem(_))
@@ -949,8 +951,6 @@ impl Probe<'_, '_> {
             ids.wwn = self
                 .optional("device/wwid", identity::wwn)
                 .or_else(|| self.optional("device/vpd_pg83", identity::vpd_wwn));
-        } else if device.transport == Transport::Virtio {
-            ids.serial = self.optional("serial", identity::serial);
         } else if device.transport == Transport::Dasd {
             ids.serial = self.optional("device/uid", identity::serial);
         }
@@ -959,6 +959,16 @@ impl Probe<'_, '_> {
 
 fn cut(text: &str) -> String {
     text.trim().chars().take(80).collect()
+}
+
+/// The attribute with the serial number of a disk, as a path below `/sys`, when the kernel does not know it but sends
+/// the device a request at each read, which waits for ever where nobody answers (drivers/block/virtio_blk.c,
+/// `serial_show`).
+pub(crate) fn asked(device: &BlockDevice) -> Option<String> {
+    let asks = device.is_whole_disk()
+        && device.transport == Transport::Virtio
+        && transport::hctl(&device.sys_path).is_none();
+    asks.then(|| format!("{}/serial", device.sys_path))
 }
 
 /// Adds the names below `/dev/disk`.

@@ -8,7 +8,7 @@ use super::{Observer, observe_device_fresh, prove_device_fresh};
 use crate::host::HostRoot;
 use crate::model::{
     Blankness, BlockDevice, ContentState, DevNum, DmKind, KernelName, Observation, Policy,
-    ReadErrorKind, Transport,
+    ReadErrorKind, Transport, VerdictKind,
 };
 use crate::progress::Silent;
 
@@ -550,4 +550,175 @@ fn a_dump_shows_what_the_live_host_shows() {
     );
     assert!(write_dump(&HostRoot::dump(&to), &policy, dir.path(), false).is_err());
     assert!(used.dir.path().exists());
+}
+
+/// A host with its system on `sda`, a blank `sdb` of disk sequence number 9 and a udev daemon that has not looked
+/// at that yet.
+fn beside_udev() -> FakeHost {
+    let mut host = FakeHost::new();
+    const SDB: &str = "pci0000:00/0000:00:1f.2/ata2/host1/target1:0:0/1:0:0:0/block/sdb";
+    blank_disk(&mut host, SATA);
+    host.partition(&format!("{SATA}/sda1"), 1, MIB, 16 * MIB);
+    let uevent = "MAJOR=8\nMINOR=16\nDEVTYPE=disk\nDISKSEQ=9\n";
+    blank_disk(&mut host, SDB).attribute("uevent", uevent);
+    host.file("run/udev/control", "");
+    host.file("run/udev/data/b8:0", "I:1\n");
+    host.file("run/udev/data/b8:1", "I:1\n");
+    host
+}
+
+fn choosing(include: &[&str], exclude: &[&str]) -> Policy {
+    let rules = |paths: &[&str]| {
+        let rule = |path: &&str| crate::model::SelectorRule {
+            select: crate::model::Selector {
+                path: Some((*path).to_owned()),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        paths.iter().map(rule).collect()
+    };
+    Policy {
+        min_size: MIB,
+        include: rules(include),
+        exclude: rules(exclude),
+        ..policy()
+    }
+}
+
+fn verdict_on(host: &FakeHost, text: &str, policy: &Policy) -> (VerdictKind, String, usize) {
+    let mut observer = Observer::new(host.root());
+    let survey = crate::pipeline::survey(&mut observer, policy, &Silent);
+    let verdict = &survey.classification.verdicts[&name(text)];
+    let texts: Vec<_> = verdict.reasons.iter().map(|r| r.text.as_str()).collect();
+    (verdict.kind, texts.join("; "), survey.plan.disks.len())
+}
+
+#[test]
+fn a_new_disk_waits_until_udev_has_made_the_names_that_a_selector_hangs_on() {
+    const NAME: &str = "/dev/disk/by-id/ata-EXAMPLE";
+    for (policy, then, planned) in [
+        (choosing(&[], &[NAME]), VerdictKind::Excluded, 0),
+        (choosing(&[NAME], &[]), VerdictKind::Blank, 1),
+        (choosing(&["by-*/*EXAMPLE"], &[]), VerdictKind::Blank, 1),
+    ] {
+        let host = beside_udev();
+        let (kind, why, plans) = verdict_on(&host, "sdb", &policy);
+        assert_eq!((kind, plans), (VerdictKind::Unknown, 0), "{why}");
+        assert!(why.contains("udev has not looked at it yet"), "{why}");
+        // udev writes the entry after the names; without `I:` it is at work.
+        host.file("run/udev/data/b8:16", "E:ID_BUS=ata\n");
+        assert_eq!(verdict_on(&host, "sdb", &policy).0, VerdictKind::Unknown);
+        host.link("dev/disk/by-id/ata-EXAMPLE", "../../sdb");
+        host.file("run/udev/data/b8:16", "S:disk/by-id/ata-EXAMPLE\nI:2\n");
+        let (kind, why, plans) = verdict_on(&host, "sdb", &policy);
+        assert_eq!((kind, plans), (then, planned), "{why}");
+    }
+    // What no name of udev's decides does not wait for it.
+    let policy = choosing(&["/dev/sd*"], &["nvme*"]);
+    assert_eq!(
+        verdict_on(&beside_udev(), "sdb", &policy).0,
+        VerdictKind::Blank
+    );
+}
+
+#[test]
+fn what_udev_says_of_the_disk_that_had_the_number_before_is_not_taken_for_this_one() {
+    for entry in [
+        "I:1\nE:DISKSEQ=8\nE:ID_FS_TYPE=xfs\n",
+        "S:disk/by-diskseq/8\nI:1\nE:ID_FS_TYPE=xfs\n",
+    ] {
+        let host = beside_udev();
+        host.file("run/udev/data/b8:16", entry);
+        let seen = pass(&host);
+        let disk = device(&seen, "sdb");
+        assert_eq!(disk.udev, None, "{entry}");
+        assert!(!disk.udev_initialised);
+        let said = seen.witnesses.missing.join("; ");
+        #[cfg(feature = "udev")]
+        assert!(said.contains("1 device is of an earlier disk"), "{said}");
+        let policy = choosing(&["/dev/disk/by-id/ata-EXAMPLE"], &[]);
+        assert_eq!(
+            verdict_on(&host, "sdb", &policy).0,
+            VerdictKind::Unknown,
+            "{said}"
+        );
+
+        host.file("run/udev/data/b8:16", entry.replace('8', "9"));
+        let seen = pass(&host);
+        let disk = device(&seen, "sdb");
+        assert!(disk.udev_initialised);
+        #[cfg(feature = "udev")]
+        assert_eq!(disk.udev.as_ref().unwrap().fs_type.as_deref(), Some("xfs"));
+    }
+}
+
+#[test]
+fn a_virtio_disk_that_does_not_tell_its_serial_number_costs_a_bounded_time_and_no_other_disk_its_verdict()
+ {
+    let mut host = FakeHost::new();
+    blank_disk(&mut host, SATA);
+    host.partition(&format!("{SATA}/sda1"), 1, MIB, 16 * MIB);
+    let place = |n: u32, disk: &str| format!("pci0000:00/0000:00:0{n}.0/virtio{n}/block/{disk}");
+    blank_disk(&mut host, &place(4, "vda"));
+    blank_disk(&mut host, &place(5, "vdb")).attribute("serial", "S-vdb\n");
+    host.partition(&place(5, "vdb/vdb1"), 1, MIB, 16 * MIB);
+    // Nobody ever writes into it: whoever opens it to read waits.
+    let fifo = host
+        .path()
+        .join("sys/devices")
+        .join(place(4, "vda"))
+        .join("serial");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let policy = Policy {
+        read_timeout: std::time::Duration::from_millis(300),
+        min_size: MIB,
+        ..policy()
+    };
+    let mut observer = Observer::new(host.root());
+    let begin = std::time::Instant::now();
+    for _ in 0..3 {
+        let survey = crate::pipeline::survey(&mut observer, &policy, &Silent);
+        let seen = &survey.observation;
+        assert_eq!(device(seen, "vdb").ids.serial.as_deref(), Some("S-vdb"));
+        assert_eq!(device(seen, "vdb1").ids.serial.as_deref(), Some("S-vdb"));
+        let hung = &device(seen, "vda").errors;
+        assert!(
+            hung.len() == 1
+                && hung[0].kind == ReadErrorKind::TimedOut
+                && hung[0].what.ends_with("/block/vda/serial"),
+            "{hung:?}"
+        );
+        let verdicts = &survey.classification.verdicts;
+        let kind = |text: &str| verdicts[&name(text)].kind;
+        assert_eq!(kind("vda"), VerdictKind::Unreadable);
+        let of_vdb = &verdicts[&name("vdb")].reasons;
+        assert!(
+            of_vdb
+                .iter()
+                .all(|r| r.kind < VerdictKind::Unreadable && r.rule != "same-disk"),
+            "{of_vdb:?}"
+        );
+    }
+    // The first pass waits, the others know.
+    assert!(
+        begin.elapsed() < std::time::Duration::from_secs(2),
+        "{:?}",
+        begin.elapsed()
+    );
+
+    // The read that waits gets its answer.
+    fs::write(&fifo, "S-vda\n").unwrap();
+    fs::remove_file(&fifo).unwrap();
+    fs::write(&fifo, "S-vda\n").unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !device(&observer.observe(&policy), "vda").errors.is_empty() {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "it answers again and is still given up"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let seen = observer.observe(&policy);
+    assert_eq!(device(&seen, "vda").ids.serial.as_deref(), Some("S-vda"));
 }
