@@ -361,7 +361,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
                 }
                 Ok(Err(error)) => tracing::warn!(%error, "the last pass over the host died"),
                 Err(_) => {
-                    tracing::warn!("stopping in the middle of a pass; the next run finishes it")
+                    tracing::warn!("stopping in the middle of a pass; the next run finishes it");
                 }
             }
         }
