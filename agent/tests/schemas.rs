@@ -22,8 +22,15 @@ fn tables() -> Vec<Vec<(String, String)>> {
             continue;
         };
         let (name, rest) = row.split_once('`').unwrap();
-        let second = rest.trim_start_matches([' ', '|']).split('|').next().unwrap();
-        tables.last_mut().unwrap().push((name.to_owned(), second.to_owned()));
+        let second = rest
+            .trim_start_matches([' ', '|'])
+            .split('|')
+            .next()
+            .unwrap();
+        tables
+            .last_mut()
+            .unwrap()
+            .push((name.to_owned(), second.to_owned()));
     }
     tables.retain(|table| !table.is_empty());
     tables
@@ -57,16 +64,28 @@ fn the_documented_fields_are_those_that_are_shown() {
     };
     let reason = || "why".to_owned();
     let states = [
-        Registration::Registered { ready: Some(true), message: reason(), kept: vec![] },
+        Registration::Registered {
+            ready: Some(true),
+            message: reason(),
+            kept: vec![],
+        },
         Registration::Pending,
         Registration::ByOthers { key: reason() },
         Registration::KeyTaken { by: reason() },
         Registration::Removed,
-        Registration::Quarantined { node: reason(), uuid: reason() },
+        Registration::Quarantined {
+            node: reason(),
+            uuid: reason(),
+        },
         Registration::Refused { reason: reason() },
-        Registration::NotMounted { reason: reason(), registered: true },
+        Registration::NotMounted {
+            reason: reason(),
+            registered: true,
+        },
         Registration::Waiting { reason: reason() },
-        Registration::Missing { doubt: Some(reason()) },
+        Registration::Missing {
+            doubt: Some(reason()),
+        },
         Registration::Unreadable { reason: reason() },
     ];
     let report = Report {
@@ -91,9 +110,15 @@ fn the_documented_fields_are_those_that_are_shown() {
         panic!("{} tables: {tables:?}", tables.len());
     };
     let json = |value: Value| fields(&value);
-    assert_eq!(named(node), json(serde_json::to_value(NodeView::default()).unwrap()));
+    assert_eq!(
+        named(node),
+        json(serde_json::to_value(NodeView::default()).unwrap())
+    );
     assert_eq!(named(disks), json(serde_json::to_value(disk).unwrap()));
-    assert_eq!(named(annotation), json(serde_json::to_value(report).unwrap()));
+    assert_eq!(
+        named(annotation),
+        json(serde_json::to_value(report).unwrap())
+    );
     assert_eq!(named(lines), json(serde_json::to_value(line).unwrap()));
     let mut shown = BTreeSet::new();
     for state in states {
