@@ -563,6 +563,7 @@ fn scheduling_is_not_turned_on_while_a_user_evicts_the_disk() {
     assert_eq!(bed.spec("sdb1")["allowScheduling"], json!(false));
 }
 
+/// longhorn/longhorn, `types.go`: one bad path in the annotation drops the whole list.
 #[test]
 fn a_disk_that_is_not_mounted_is_not_shown_to_longhorn() {
     let mut bed = Bed::new(&["sdb1"]);
