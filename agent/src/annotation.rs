@@ -557,6 +557,7 @@ mod tests {
         assert!(text.contains("sdb1"), "{text}");
     }
 
+    /// longhorn/longhorn, `types.go`: one bad path in the annotation drops the whole list.
     #[test]
     fn one_bad_entry_would_drop_the_whole_list_so_it_is_left_out() {
         let mut disks: Vec<HostDisk> = ["sdb1", "sdc1", "sdd1", "sde1", "sdf1", "sde1"]

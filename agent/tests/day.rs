@@ -248,6 +248,7 @@ fn prepared() -> (Prepared, Arc<AtomicUsize>) {
     (Prepared(findings, Arc::clone(&passes)), passes)
 }
 
+/// rook/rook#11408, #12004, #5695: unchanged disks were written to the API again and again.
 #[tokio::test(start_paused = true)]
 async fn twenty_four_quiet_hours_cost_no_write_and_a_few_reads() {
     let server = Server::new();

@@ -197,11 +197,10 @@ fn chromium(profile: &Path, arguments: &[String]) -> Option<(String, String)> {
     let output = match output {
         Ok(output) => output,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            assert!(
-                std::env::var_os("CI").is_none(),
-                "chromium is not installed: apt-get install chromium"
+            skip::skip(
+                "the page in a browser",
+                "chromium is not installed (apt-get install chromium)",
             );
-            eprintln!("SKIPPED: chromium is not installed (apt-get install chromium)");
             return None;
         }
         Err(error) => panic!("chromium: {error}"),

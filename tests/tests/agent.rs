@@ -527,6 +527,7 @@ fn an_approval_is_spent_once_and_one_for_other_content_is_refused() {
     assert_eq!(hashes([&changed]), before);
 }
 
+/// openshift/lvm-operator (its lock file): two agents during a rollout.
 #[test]
 fn of_two_agents_on_a_node_the_second_waits_and_takes_over_when_the_first_ends() {
     let bed = bed!(new, "two");
@@ -589,6 +590,7 @@ fn a_thousand_uevents_are_one_or_two_passes() {
     );
 }
 
+/// rook/rook#11408, #12004, #5695: unchanged disks were written to the API again and again.
 #[test]
 fn a_quiet_node_is_looked_at_and_nothing_is_asked_or_written() {
     let bed = bed!(new, "quiet");

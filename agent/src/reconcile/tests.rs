@@ -1108,6 +1108,7 @@ async fn while_udev_is_at_work_on_a_disk_the_agent_looks_each_second_and_then_no
     bed.end().await;
 }
 
+/// harvester/harvester (lost wake-up): an event during a scan was lost.
 #[tokio::test(start_paused = true)]
 async fn a_thousand_wakes_during_a_pass_are_one_more_pass() {
     let mut bed = Bed::new(&["sdb1"]);
