@@ -1159,7 +1159,7 @@ mod tests {
             match parse_config(&String::from_utf8_lossy(&text)) {
                 DiskConfig::Uuid(uuid) => prop_assert!(uuid.len() <= 64 && Uuid::parse_str(&uuid).is_ok(), "{uuid}"),
                 DiskConfig::Broken(why) => prop_assert!(why.len() < 100 && !why.chars().any(char::is_control), "{why}"),
-                DiskConfig::Absent => prop_assert!(false, "it is there"),
+                DiskConfig::Absent | DiskConfig::Unread(_) => prop_assert!(false, "it is there"),
             }
         }
     }
