@@ -760,7 +760,10 @@ pub(crate) fn wipefs_veto(answer: &str, truncated: bool) -> Option<String> {
     if text.is_empty() && !truncated {
         return None;
     }
-    let said: Wipefs = match serde_json::from_str(text) {
+    // An object and nothing else: serde would take an array for a struct, too.
+    let object = serde_json::from_str::<serde_json::Map<_, _>>(text);
+    let said = object.and_then(|object| serde_json::from_value(object.into()));
+    let said: Wipefs = match said {
         Ok(said) => said,
         Err(error) => {
             let error = RecordBlock::cut(&error.to_string(), 160);
@@ -922,6 +925,7 @@ mod tests {
         for odd in [
             "{}",
             "[]",
+            "[[]]",
             "null",
             "0",
             "{\"signatures\": null}",
