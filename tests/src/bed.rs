@@ -163,8 +163,6 @@ pub struct Start<'a> {
     pub without_propagation: bool,
     /// More arguments.
     pub arguments: &'a [&'a str],
-    /// Another token than the pod's own.
-    pub token: Option<&'a str>,
 }
 
 impl Bed {
@@ -222,12 +220,6 @@ impl Bed {
     #[must_use]
     pub fn shared(&self) -> &Shared {
         self.shared.as_ref().expect("a bed has it")
-    }
-
-    /// The token of the pod's service account.
-    #[must_use]
-    pub fn token(&self) -> &str {
-        &self.token
     }
 
     /// Runs a future to its end.
@@ -383,7 +375,7 @@ impl Bed {
         let pod = Pod {
             host_etc: self.sandbox.host().etc,
             authority: self.shared().cluster.authority(),
-            token: start.token.unwrap_or(&self.token).to_owned(),
+            token: self.token.clone(),
             mount_root,
             shared: !start.without_propagation,
         };
@@ -831,15 +823,6 @@ impl Agent {
     #[must_use]
     pub fn pid(&self) -> Pid {
         self.pid
-    }
-
-    /// Renews its token, as the kubelet does.
-    ///
-    /// # Panics
-    /// When it is gone.
-    pub fn renew_token(&self, token: &str) {
-        let file = "run/secrets/kubernetes.io/serviceaccount/token";
-        fs::write(format!("/proc/{}/root/{file}", self.pid), token).expect("the pod's file");
     }
 
     /// Everything it has logged.
