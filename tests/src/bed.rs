@@ -163,6 +163,10 @@ pub struct Start<'a> {
     pub without_propagation: bool,
     /// More arguments.
     pub arguments: &'a [&'a str],
+    /// Whether a file of the arguments names the disks, and not flags.
+    pub named_by_file: bool,
+    /// Another token than the pod's own.
+    pub token: Option<&'a str>,
 }
 
 impl Bed {
@@ -220,6 +224,12 @@ impl Bed {
     #[must_use]
     pub fn shared(&self) -> &Shared {
         self.shared.as_ref().expect("a bed has it")
+    }
+
+    /// The token of the pod's service account.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
     }
 
     /// Runs a future to its end.
@@ -375,19 +385,21 @@ impl Bed {
         let pod = Pod {
             host_etc: self.sandbox.host().etc,
             authority: self.shared().cluster.authority(),
-            token: self.token.clone(),
+            token: start.token.unwrap_or(&self.token).to_owned(),
             mount_root,
             shared: !start.without_propagation,
         };
         let address = free_address();
         let server = self.shared().cluster.url();
         let port = server.rsplit(':').next().expect("a port").to_owned();
+        let mut flags = flags(&self.policy(disks));
+        flags.retain(|flag| !start.named_by_file || !flag.starts_with("--include="));
         // Killed with the thread that keeps it, and so with the test.
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", "--"])
             .arg(binary())
-            .args(flags(&self.policy(disks)))
+            .args(flags)
             .args([
                 "--host-proc=/run/host/proc",
                 "--host-etc=/run/host/etc",
@@ -823,6 +835,15 @@ impl Agent {
     #[must_use]
     pub fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// Renews its token, as the kubelet does.
+    ///
+    /// # Panics
+    /// When it is gone.
+    pub fn renew_token(&self, token: &str) {
+        let file = "run/secrets/kubernetes.io/serviceaccount/token";
+        fs::write(format!("/proc/{}/root/{file}", self.pid), token).expect("the pod's file");
     }
 
     /// Everything it has logged.

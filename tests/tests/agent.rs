@@ -334,7 +334,7 @@ fn while_the_api_server_is_away_disks_are_prepared_and_then_registered() {
             .is_some_and(|(code, body)| code == 503 && body.contains("cannot be reached"))
     });
     assert_eq!(agent.get("/livez").unwrap().0, 200);
-    sleep(Duration::from_secs(15).saturating_sub(stopped.elapsed()));
+    sleep(Duration::from_secs(60).saturating_sub(stopped.elapsed()));
     bed.start_apiserver();
     let back = Instant::now();
     bed.until_ready(names([&first, &second]));
@@ -531,6 +531,84 @@ fn a_disk_whose_longhorn_uuid_another_node_reports_is_neither_seeded_nor_registe
     bed.until_ready(names([&disk]));
     assert_eq!(lists(), 2);
     assert_eq!(bed.count_events("DiskQuarantined"), 1);
+}
+
+#[test]
+fn tags_and_storage_reserved_of_the_policy_reach_longhorn_at_once_and_when_they_change() {
+    let bed = bed!(new, "tagged");
+    let disk = bed.blank("a");
+    let key = name(&disk);
+    let file = bed.sandbox.host().etc.join("disk-discovery.yaml");
+    let write = |tags: &[&str], reserved: &str| {
+        let path = disk.node();
+        let policy = json!({"include": [
+            {"select": {"path": path}, "tags": tags, "storageReserved": reserved},
+        ]});
+        fs::write(&file, policy.to_string()).unwrap();
+    };
+    write(&["ssd", "fast"], "10%");
+    let start = Start {
+        arguments: &["--config=/run/host/etc/disk-discovery.yaml"],
+        named_by_file: true,
+        ..Start::default()
+    };
+    let agent = bed.start_with([&disk], start);
+    bed.until_ready(vec![key.clone()]);
+    let maximum = || {
+        let node = bed.longhorn_node().unwrap();
+        node["status"]["diskStatus"][&key]["storageMaximum"]
+            .as_u64()
+            .unwrap()
+    };
+    let spec = bed.disk_specs()[&key].clone();
+    assert_eq!(spec["tags"], json!(["fast", "ssd"]));
+    assert_eq!(
+        spec["storageReserved"],
+        maximum() / 10,
+        "as Longhorn counts"
+    );
+
+    write(&["slow"], "100%");
+    agent.signal(Signal::SIGHUP);
+    bed.until("the new values", 10, || {
+        let spec = &bed.disk_specs()[&key];
+        spec["tags"] == json!(["slow"]) && spec["storageReserved"] == maximum()
+    });
+    bed.until("the seed to follow", 10, || {
+        let seed = bed.annotation("node.longhorn.io/default-disks-config");
+        seed.is_some_and(|text| text.contains(&maximum().to_string()))
+    });
+    let patches = bed.longhorn_patches();
+    agent.signal(Signal::SIGHUP);
+    seconds(2);
+    assert_eq!(bed.longhorn_patches(), patches);
+}
+
+#[test]
+fn a_token_that_is_refused_is_read_again_when_it_was_renewed() {
+    let bed = bed!(new, "renewed");
+    let disk = bed.blank("a");
+    let start = Start {
+        token: Some("expired"),
+        ..Start::default()
+    };
+    let agent = bed.start_with([&disk], start);
+    bed.until("the agent to say that its token is refused", 20, || {
+        agent
+            .get("/readyz")
+            .is_some_and(|(code, body)| code == 503 && body.contains("401"))
+    });
+    assert_eq!(agent.get("/livez").unwrap().0, 200);
+    assert!(
+        disk.mount_points().is_empty(),
+        "whose cluster this is, is not known"
+    );
+    agent.renew_token(bed.token());
+    // The file is read every minute.
+    bed.until("the disk to be registered", 180, || {
+        bed.ready_disks() == names([&disk])
+    });
+    bed.until("the agent to be ready", 90, || agent.is_ready());
 }
 
 #[test]
