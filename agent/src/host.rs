@@ -662,6 +662,7 @@ mod tests {
             disk_id: DiskId::new(&format!("serial-{name}")).unwrap(),
             hash: String::new(),
             size: 1,
+            physical: name.to_owned(),
             name: DiskName::new(name).unwrap(),
             basis: Basis::Blank,
             steps: vec![],

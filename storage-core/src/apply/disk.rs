@@ -17,7 +17,7 @@ use super::watch::Watch;
 use super::{Effect, Outcome, persist};
 use crate::host::HostRoot;
 use crate::model::{
-    Content, FilesystemKind, KernelName, Layout, OwnClaim, OwnStage, Persist, Policy,
+    Content, FilesystemKind, KernelName, Layout, Own, OwnClaim, OwnStage, Persist, Policy,
 };
 use crate::observe::proof::WINDOW;
 use crate::observe::read::ReadAt;
@@ -790,11 +790,17 @@ impl<'a> Work<'a> {
         self.check_point(point)?;
         self.options(point)?;
         let clearance = self.look(Purpose::Use)?;
-        let claim = clearance.claim()?;
-        if claim.stage != OwnStage::Ready {
-            return Err(self.bad_plan("the disk is not finished"));
-        }
-        let record = claim.record.clone();
+        let record = match (how, clearance.right(), &clearance.seen().content.own) {
+            // Of a disk of ours that is about to be overwritten.
+            (Persist::None, Right::Approved, Own::Claim(claim)) => claim.record.clone(),
+            _ => {
+                let claim = clearance.claim()?;
+                if claim.stage != OwnStage::Ready {
+                    return Err(self.bad_plan("the disk is not finished"));
+                }
+                claim.record.clone()
+            }
+        };
         let _one = self
             .run
             .files

@@ -17,22 +17,9 @@ use super::error::ApplyError;
 use super::filesystem::{Target, held_elsewhere};
 use crate::host::HostRoot;
 use crate::model::{DevNum, FilesystemKind, Mount, Policy};
-use crate::observe::mounts::parse_mountinfo;
+use crate::observe::mounts::{may_hold_mount_root, mount_root_filesystems, parse_mountinfo};
 use crate::persist::FIXED_OPTIONS;
 use crate::sys;
-
-/// Filesystems that may hold the mount root: local ones with Unix owners, by their magic in `linux/magic.h`
-/// (ZFS: `include/sys/fs/zfs.h`). Anything else could vanish, or ignore modes and flags.
-const ROOT_FILESYSTEMS: [(i128, &str); 8] = [
-    (0xef53, "ext2, ext3 or ext4"),
-    (0x5846_5342, "xfs"),
-    (0x9123_683e, "btrfs"),
-    (0xf2f5_2010, "f2fs"),
-    (0xca45_1a4e, "bcachefs"),
-    (0x2fc1_2fc1, "zfs"),
-    (0x0102_1994, "tmpfs"),
-    (0x794c_7630, "overlay"),
-];
 
 /// The operator's mount options, checked and sorted by who reads them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -172,12 +159,15 @@ fn open_mount_root(host: &HostRoot, root: &Path) -> Result<OwnedFd, ApplyError> 
     let facts = fstatfs(&dir).map_err(io(root, "look at"))?;
     let magic = facts.filesystem_type().0;
     let magic = i128::from(magic);
-    if !ROOT_FILESYSTEMS.iter().any(|(known, _)| *known == magic) {
+    if !may_hold_mount_root(magic) {
         return Err(refused(
             root,
             "use as the mount root",
             format!("it lies on a filesystem (magic {magic:#x}) that is not a known local one"),
-            "set the mount root to a place on ext4, xfs, btrfs, f2fs, bcachefs, zfs, tmpfs or overlay",
+            &format!(
+                "set the mount root to a place on one of {}",
+                mount_root_filesystems()
+            ),
         ));
     }
     if facts.flags().contains(FsFlags::ST_RDONLY) {

@@ -152,6 +152,7 @@ impl Disk {
             disk_id: DiskId::new("serial-1").unwrap(),
             hash: "usual".to_owned(),
             size: 64 << 20,
+            physical: "sdx".to_owned(),
             name: DiskName::new("sdx").unwrap(),
             basis: Basis::Blank,
             steps: vec![

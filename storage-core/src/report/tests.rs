@@ -121,6 +121,7 @@ fn plan() -> Plan {
             disk_id: DiskId::new("serial-X1").unwrap(),
             hash: "0123456789abcdef".to_owned(),
             size: 20 << 30,
+            physical: "sdb".to_owned(),
             name: DiskName::new("sdb1").unwrap(),
             basis: Basis::Blank,
             steps: vec![
