@@ -7,7 +7,9 @@ use serde_json::Value;
 use storage_core::classify::HASH_DIGITS;
 use storage_core::model::{Approval, DiskId, VerdictKind};
 
-use crate::longhorn::{DiskSpec, HostDisk, LiveDisk, Presence, Registration, clean_path, want};
+use crate::longhorn::{
+    DiskConfig, DiskSpec, HostDisk, LiveDisk, Presence, Registration, clean_path, want,
+};
 use crate::names;
 use crate::view::{DiskView, NodeView, Standing};
 
@@ -84,7 +86,10 @@ struct SeedEntry {
 ///
 /// Longhorn drops the whole list for one bad entry, does not check that a path is a mount point, and reads it again
 /// whenever the Longhorn Node has no disks: so it holds mounted and verified disks only, none that a user
-/// removed, and each entry equals the disk spec as it stands in Longhorn. `storageReserved` 0 would mean 30 % there
+/// removed, and each entry equals the disk spec as it stands in Longhorn. A disk with scheduling turned off is not
+/// in it: that is the state which Longhorn demands before a removal, and after the removal of the last disk it would be
+/// too late to take it out. Until Longhorn has a Node object, a disk that Longhorn has marked before is not in it either:
+/// whether another node has the same one cannot be judged yet. `storageReserved` 0 would mean 30 % there
 /// (longhorn-manager 1.12.1 `types/types.go:1291`), so 1 stands for none.
 #[must_use]
 pub fn seed(
@@ -96,11 +101,18 @@ pub fn seed(
     let mut entries: Vec<SeedEntry> = disks
         .iter()
         .filter(|disk| disk.presence == Presence::Mounted)
-        .filter(|disk| is_seedable(standing.get(disk.name.as_str())))
+        .filter(|disk| match standing.get(disk.name.as_str()) {
+            // Longhorn is not there: the seed is what it will start from.
+            None => disk.config == DiskConfig::Absent,
+            Some(standing) => is_seedable(standing),
+        })
         .filter_map(|disk| {
             let mut spec = want(disk).ok()?;
             if let Some(live) = live.get(disk.name.as_str()) {
                 follow(&mut spec, live);
+            }
+            if !spec.allow_scheduling {
+                return None;
             }
             spec.storage_reserved = spec.storage_reserved.max(1);
             Some(SeedEntry {
@@ -117,21 +129,18 @@ pub fn seed(
     serde_json::to_string(&entries).ok()
 }
 
-fn is_seedable(standing: Option<&Registration>) -> bool {
+fn is_seedable(standing: &Registration) -> bool {
     match standing {
-        // Longhorn is not there: the seed is what it will start from.
-        None => true,
-        Some(Registration::Registered { .. } | Registration::Pending) => true,
-        Some(
-            Registration::ByOthers { .. }
-            | Registration::KeyTaken { .. }
-            | Registration::Removed
-            | Registration::Quarantined { .. }
-            | Registration::Refused { .. }
-            | Registration::NotMounted { .. }
-            | Registration::Waiting { .. }
-            | Registration::Missing,
-        ) => false,
+        Registration::Registered { .. } | Registration::Pending => true,
+        Registration::ByOthers { .. }
+        | Registration::KeyTaken { .. }
+        | Registration::Removed
+        | Registration::Quarantined { .. }
+        | Registration::Refused { .. }
+        | Registration::NotMounted { .. }
+        | Registration::Waiting { .. }
+        | Registration::Missing { .. }
+        | Registration::Unreadable { .. } => false,
     }
 }
 
@@ -159,9 +168,9 @@ pub enum SeedAction {
     Write(String),
     /// Remove it: it is ours and nothing is to be seeded.
     Remove,
-    /// Somebody else made it: left, and said.
+    /// Somebody else made it, or owns it together with us: left, and said.
     Leave {
-        /// Field manager that made it, where the record tells.
+        /// Field manager of his, where the record tells.
         owner: String,
         /// Whether it says what we would say.
         same: bool,
@@ -185,23 +194,25 @@ impl SeedAction {
     }
 }
 
-/// Decides on the seed. It is ours only while our own server-side apply owns it.
+/// Decides on the seed. It is ours only while our own server-side apply owns it, and nobody else does: another owner of
+/// the same value would only be answered by a conflict when it is to change.
 #[must_use]
 pub fn seed_action(node: &NodeMeta, wanted: Option<String>) -> SeedAction {
     let Some(live) = node.annotations.get(names::SEED) else {
         return wanted.map_or(SeedAction::Keep, SeedAction::Write);
     };
-    let ours = node
-        .owners(names::SEED)
-        .any(|owner| owner == (names::SEED_MANAGER, true));
-    if !ours {
-        let other = node.owners(names::SEED).map(|(manager, _)| manager).next();
+    let owner = (names::SEED_MANAGER, true);
+    let other = node.owners(names::SEED).find(|other| *other != owner);
+    let ours = node.owners(names::SEED).any(|other| other == owner);
+    if !ours || other.is_some() {
         let parse = |text: &str| serde_json::from_str::<Value>(text).ok();
         let same = wanted
             .as_deref()
             .is_some_and(|text| parse(text) == parse(live));
         return SeedAction::Leave {
-            owner: other.unwrap_or("somebody unknown").to_owned(),
+            owner: other
+                .map_or("somebody unknown", |(manager, _)| manager)
+                .to_owned(),
             same,
         };
     }
@@ -421,7 +432,6 @@ mod tests {
     use storage_core::model::DiskName;
 
     use super::*;
-    use crate::longhorn::DiskConfig;
     use crate::view::tests::{disk, node};
 
     fn host_disk(name: &str) -> HostDisk {
@@ -476,7 +486,7 @@ mod tests {
     #[test]
     fn the_seed_follows_the_disk_specs_as_they_stand() {
         let live = LiveDisk {
-            allow_scheduling: Some(false),
+            eviction_requested: Some(false),
             storage_reserved: Some(77),
             tags: Some(vec!["mine".into()]),
             ..LiveDisk::default()
@@ -489,7 +499,35 @@ mod tests {
         let value: Value = serde_json::from_str(&text.unwrap()).unwrap();
         assert_eq!(value[0]["tags"], json!(["mine"]));
         assert_eq!(value[0]["storageReserved"], json!(77));
-        assert_eq!(value[0]["allowScheduling"], json!(false));
+    }
+
+    #[test]
+    fn a_disk_with_scheduling_turned_off_is_about_to_be_removed_and_not_seeded() {
+        let off = LiveDisk {
+            allow_scheduling: Some(false),
+            ..LiveDisk::default()
+        };
+        let live = [("sdb1".to_owned(), off)].into();
+        let disks = [host_disk("sdb1"), host_disk("sdc1")];
+        assert_eq!(seed(&disks[..1], &BTreeMap::new(), &live), None);
+        let rest = seed(&disks, &BTreeMap::new(), &live).unwrap();
+        assert!(!rest.contains("sdb1") && rest.contains("sdc1"), "{rest}");
+    }
+
+    #[test]
+    fn before_longhorn_has_a_node_a_disk_with_its_mark_is_not_seeded() {
+        let mut disks = [host_disk("sdb1"), host_disk("sdc1"), host_disk("sdd1")];
+        disks[0].config = DiskConfig::Uuid("u".into());
+        disks[1].config = DiskConfig::Broken("it is empty".into());
+        let text = seed(&disks, &BTreeMap::new(), &BTreeMap::new()).unwrap();
+        assert!(
+            !text.contains("sdb1") && !text.contains("sdc1") && text.contains("sdd1"),
+            "{text}"
+        );
+        // Once it was compared with the other nodes' it is.
+        let standing = [("sdb1".to_owned(), Registration::Pending)].into();
+        let text = seed(&disks, &standing, &BTreeMap::new()).unwrap();
+        assert!(text.contains("sdb1"), "{text}");
     }
 
     #[test]
@@ -565,6 +603,26 @@ mod tests {
                 same: true
             }
         );
+    }
+
+    #[test]
+    fn a_seed_that_somebody_else_owns_as_well_is_left() {
+        let text = plain_seed(&["sdb1"]);
+        let mut meta = ours(&text);
+        let mut theirs = meta.managed_fields[1].clone();
+        theirs.manager = "kustomize-controller".into();
+        meta.managed_fields.insert(0, theirs);
+        let leave = |same| SeedAction::Leave {
+            owner: "kustomize-controller".into(),
+            same,
+        };
+        assert_eq!(seed_action(&meta, Some(text)), leave(true));
+        assert_eq!(
+            seed_action(&meta, Some(plain_seed(&["sdc1"]))),
+            leave(false),
+            "a change would only be answered by a conflict"
+        );
+        assert_eq!(seed_action(&meta, None), leave(false));
     }
 
     #[test]

@@ -42,12 +42,21 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const METADATA_ONLY: http::HeaderValue =
     http::HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
 
+/// What became of an approval annotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spent {
+    /// It was removed by this request.
+    Now,
+    /// It was gone, or said something else.
+    Before,
+}
+
 /// What the loop asks of the cluster. One implementation talks to an API server, tests have their own.
 pub trait Cluster: Send + Sync + 'static {
     /// UID of the namespace `kube-system`: the cluster's identity.
     fn cluster_uid(&self) -> impl Future<Output = Result<String, Trouble>> + Send;
     /// Removes the approval annotation if it still says `text`.
-    fn spend_approvals(&self, text: &str) -> impl Future<Output = Result<(), Trouble>> + Send;
+    fn spend_approvals(&self, text: &str) -> impl Future<Output = Result<Spent, Trouble>> + Send;
     /// Applies the annotations of one field manager to the Node with this UID; others of that manager go.
     fn apply_annotations(
         &self,
@@ -270,7 +279,7 @@ impl Cluster for Api {
             .ok_or_else(|| Trouble::Undecodable("namespace kube-system has no UID".to_owned()))
     }
 
-    async fn spend_approvals(&self, text: &str) -> Result<(), Trouble> {
+    async fn spend_approvals(&self, text: &str) -> Result<Spent, Trouble> {
         // The resource version would not do: the kubelet moves it. The test makes the text itself the precondition.
         let path = format!(
             "/metadata/annotations/{}",
@@ -290,9 +299,17 @@ impl Cluster for Api {
             .header(http::header::CONTENT_TYPE, "application/json-patch+json")
             .body(body)
             .map_err(|error| Trouble::Undecodable(error.to_string()))?;
-        self.call("patch-node", Self::metadata_only(request))
-            .await
-            .map(drop)
+        let denied = match self.call("patch-node", Self::metadata_only(request)).await {
+            Ok(_) => return Ok(Spent::Now),
+            Err(denied @ Trouble::Invalid(..)) => denied,
+            Err(trouble) => return Err(trouble),
+        };
+        // A test that failed and a policy or webhook that denies have the same code: the object tells them apart.
+        let node = decode_node(&self.get(Object::Node).await?)?;
+        if node.annotations.get(names::APPROVE).map(String::as_str) == Some(text) {
+            return Err(denied);
+        }
+        Ok(Spent::Before)
     }
 
     async fn apply_annotations(

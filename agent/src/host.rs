@@ -20,7 +20,7 @@ use storage_core::plan::Plan;
 use storage_core::progress::{Event, Progress};
 use uuid::Uuid;
 
-use crate::longhorn::{DiskConfig, HostDisk, Presence};
+use crate::longhorn::{Absence, DiskConfig, HostDisk, Presence, UnreadableDisk};
 use crate::view::{DiskView, Notice};
 
 /// What a pass is asked to do.
@@ -43,8 +43,10 @@ pub struct Findings {
     pub disks: Vec<DiskView>,
     /// Those that Longhorn may get.
     pub registrable: Vec<HostDisk>,
-    /// Whether the pass saw the whole host, so that a disk that is not among them is gone.
-    pub complete: bool,
+    /// Disks with a filesystem below the mount root, or our marks, that cannot be read.
+    pub unreadable: Vec<UnreadableDisk>,
+    /// What it means that a disk is not among them.
+    pub absence: Absence,
     /// What concerns the node as a whole.
     pub problems: Vec<String>,
     /// Answers to the approvals.
@@ -275,9 +277,6 @@ pub fn findings(
         ..
     } = survey;
     let mut findings = Findings {
-        complete: observation.witnesses.sysfs
-            && observation.witnesses.mountinfo
-            && observation.host.errors.is_empty(),
         problems: classification
             .node
             .iter()
@@ -306,24 +305,29 @@ pub fn findings(
             .iter()
             .map(|fault| format!("mount root {}: {fault}", policy.mount_root.display())),
     );
+    let mut unread = Vec::new();
     // What was asked for and cannot be done was answered by an event; here it would stay for ever.
     for device in observation.devices.values().filter(|d| d.is_whole_disk()) {
         let Some(verdict) = classification.verdicts.get(&device.name) else {
             continue;
         };
         let registrable = registrable(survey, device, verdict, policy, own_mounts);
-        findings.disks.push(disk_view(
-            device,
-            verdict,
-            outcomes,
-            policy,
-            registrable.first(),
-        ));
+        let unreadable = unreadable(survey, device, &registrable, policy);
+        let mut view = disk_view(device, verdict, outcomes, policy, registrable.first());
+        if let Some(unreadable) = unreadable.first() {
+            view.name = Some(unreadable.name.to_string());
+        }
+        findings.disks.push(view);
         findings.registrable.extend(registrable);
+        findings.unreadable.extend(unreadable);
         // A disk that could not be read may be one of ours.
-        findings.complete &= !matches!(device.content.state, ContentState::Failed(_))
-            || verdict.kind == VerdictKind::System;
+        if matches!(device.content.state, ContentState::Failed(_))
+            && verdict.kind != VerdictKind::System
+        {
+            unread.push(device.name.as_str());
+        }
     }
+    findings.absence = absence(observation, &unread);
     for disk in &findings.registrable {
         if let Presence::NotMounted(why) = &disk.presence
             && why.contains(PROPAGATION)
@@ -333,6 +337,79 @@ pub fn findings(
     }
     findings.problems.dedup();
     findings
+}
+
+/// What it means that a disk was not seen.
+fn absence(observation: &Observation, unread: &[&str]) -> Absence {
+    if !observation.witnesses.sysfs {
+        return Absence::Unknown;
+    }
+    match unread {
+        [] if !observation.witnesses.mountinfo => {
+            Absence::Doubtful("the host's mount table could not be read".to_owned())
+        }
+        [] if observation.host.errors.is_empty() => Absence::Proven,
+        [] => Absence::Doubtful("not everything of the host could be read".to_owned()),
+        [one] => Absence::Doubtful(format!("disk {one} cannot be read, it may be that one")),
+        more => Absence::Doubtful(format!(
+            "{} disks cannot be read ({}{}), it may be one of them",
+            more.len(),
+            more.iter().take(4).copied().collect::<Vec<_>>().join(", "),
+            if more.len() > 4 { ", …" } else { "" }
+        )),
+    }
+}
+
+/// What of a disk lies below the mount root, or bears our marks, and cannot be read. Its mount, which the kernel keeps,
+/// tells the name; an identity is never made up.
+fn unreadable(
+    survey: &Survey,
+    disk: &BlockDevice,
+    registrable: &[HostDisk],
+    policy: &Policy,
+) -> Vec<UnreadableDisk> {
+    let devices = &survey.observation.devices;
+    let error = match &disk.content.state {
+        ContentState::Failed(errors) => errors.first().map(ToString::to_string),
+        ContentState::NotRead(why) => Some(why.clone()),
+        ContentState::Read | ContentState::Pending => None,
+    };
+    let why = error.unwrap_or_else(|| "the UUID of its filesystem".to_owned());
+    let failed = matches!(disk.content.state, ContentState::Failed(_));
+    if let (Own::Claim(claim), true) = (&disk.content.own, failed) {
+        return vec![UnreadableDisk {
+            name: claim.name().clone(),
+            id: Some(claim.record.filesystem_uuid().to_string()),
+            why,
+        }];
+    }
+    let partitions = disk.partitions.iter().filter_map(|name| devices.get(name));
+    std::iter::once(disk)
+        .chain(partitions)
+        .filter(|device| failed || filesystem_uuid(device).is_none())
+        .filter_map(|device| Some(mount_below(survey, device, policy)?.0))
+        .filter(|name| registrable.iter().all(|d| d.name != *name))
+        .map(|name| UnreadableDisk {
+            name,
+            id: None,
+            why: why.clone(),
+        })
+        .collect()
+}
+
+/// The mount of a device's filesystem directly below the mount root, and the name that it gives.
+fn mount_below<'a>(
+    survey: &'a Survey,
+    device: &BlockDevice,
+    policy: &Policy,
+) -> Option<(DiskName, &'a Mount)> {
+    let mount = survey.observation.host.mounts.iter().find(|m| {
+        m.dev == device.dev
+            && m.root == "/"
+            && Path::new(&m.point).parent() == Some(policy.mount_root.as_path())
+    })?;
+    let name = Path::new(&mount.point).file_name()?.to_str()?;
+    Some((DiskName::new(name).ok()?, mount))
 }
 
 const PROPAGATION: &str = "mountPropagation: Bidirectional";
@@ -411,10 +488,12 @@ fn registrable(
             let id = claim.record.filesystem_uuid().to_string();
             vec![new(claim.name(), id, carrier, claim.length)]
         }
+        // One that cannot be read has no identity by which it could be known again.
+        _ if matches!(disk.content.state, ContentState::Failed(_)) => Vec::new(),
         _ => adopted(survey, disk, policy)
-            .map(|(name, carrier)| {
-                let id = filesystem_uuid(carrier).unwrap_or_else(|| carrier.dev.to_string());
-                new(&name, id, Some(carrier), carrier.size.unwrap_or(0))
+            .filter_map(|(name, carrier)| {
+                let id = filesystem_uuid(carrier)?;
+                Some(new(&name, id, Some(carrier), carrier.size.unwrap_or(0)))
             })
             .collect(),
     }
@@ -439,14 +518,8 @@ fn adopted<'a>(
         .chain(partitions)
         .filter_map(|device| {
             let verdict = classification.verdicts.get(&device.name)?;
-            let mount = observation.host.mounts.iter().find(|m| {
-                m.dev == device.dev
-                    && m.root == "/"
-                    && Path::new(&m.point).parent() == Some(policy.mount_root.as_path())
-            })?;
-            let name = Path::new(&mount.point).file_name()?.to_str()?;
             (verdict.kind == VerdictKind::Adopted).then_some(())?;
-            Some((DiskName::new(name).ok()?, device))
+            Some((mount_below(survey, device, policy)?.0, device))
         })
 }
 
@@ -717,7 +790,7 @@ mod tests {
         );
     }
 
-    use storage_core::model::{Classification, DevNum};
+    use storage_core::model::{Classification, DevNum, ReadError, ReadErrorKind, Signature};
 
     fn seen(mounts: &[(u32, &str, &str)]) -> Survey {
         let mut survey = Survey::default();
@@ -731,6 +804,14 @@ mod tests {
         );
         disk.size = Some(1 << 40);
         disk.content.state = ContentState::Read;
+        disk.content.signatures = vec![Signature {
+            kind: "ext4".into(),
+            class: SignatureClass::Filesystem,
+            offset: 1080,
+            label: None,
+            uuid: Some("0a1b2c3d-0000-4000-8000-000000000001".into()),
+            version: None,
+        }];
         survey.observation.devices.insert(name.clone(), disk);
         survey.observation.witnesses.sysfs = true;
         survey.observation.witnesses.mountinfo = true;
@@ -820,7 +901,39 @@ mod tests {
             ),
             ("sdh1", POINT)
         );
-        assert!(found.complete);
+        assert_eq!(found.absence, Absence::Proven);
+        assert_eq!(found.unreadable, []);
+    }
+
+    #[test]
+    fn a_mounted_disk_that_cannot_be_read_is_named_by_its_mount_and_given_no_identity() {
+        let mut survey = seen(&[(112, POINT, "rw")]);
+        let disk = survey.observation.devices.values_mut().next().unwrap();
+        disk.content.signatures.clear();
+        disk.content.state = ContentState::Failed(vec![ReadError {
+            what: "/dev/sdh at byte 0".into(),
+            kind: ReadErrorKind::TimedOut,
+            cause: "no answer for 5 s".into(),
+        }]);
+        // A hang of the whole disk leaves its partitions' verdict as it was.
+        for kind in [VerdictKind::Unreadable, VerdictKind::Adopted] {
+            survey
+                .classification
+                .verdicts
+                .values_mut()
+                .next()
+                .unwrap()
+                .kind = kind;
+            let found = findings(&survey, &[], &Policy::new("k3s1"), "");
+            assert_eq!(found.registrable, []);
+            let [unreadable] = found.unreadable.as_slice() else {
+                panic!("{:?}", found.unreadable)
+            };
+            assert_eq!((unreadable.name.as_str(), &unreadable.id), ("sdh1", &None));
+            assert!(unreadable.why.contains("no answer"));
+            assert_eq!(found.disks[0].name.as_deref(), Some("sdh1"));
+            assert!(matches!(&found.absence, Absence::Doubtful(why) if why.contains("sdh")));
+        }
     }
 
     #[test]
@@ -838,7 +951,10 @@ mod tests {
         let mut blind = seen(&[(112, POINT, "rw")]);
         blind.observation.witnesses.mountinfo = false;
         let found = findings(&blind, &[], &Policy::new("k3s1"), "");
-        assert!(!found.complete, "what was not seen proves no absence");
+        assert!(
+            matches!(found.absence, Absence::Doubtful(_)),
+            "what was not seen proves no absence"
+        );
     }
 
     #[test]

@@ -106,6 +106,7 @@ fn chip(disk: &DiskView) -> (&'static str, &'static str) {
                 Standing::Refused => "Refused",
                 Standing::Quarantined => "Quarantined",
                 Standing::Missing => "Missing",
+                Standing::Unreadable => "Unreadable",
                 Standing::Removed => "Removed",
                 Standing::NotMounted => "Not mounted",
                 Standing::NotRegistered => "Not registered",
@@ -115,6 +116,7 @@ fn chip(disk: &DiskView) -> (&'static str, &'static str) {
             match standing {
                 Standing::Registered => "good",
                 Standing::Missing
+                | Standing::Unreadable
                 | Standing::Quarantined
                 | Standing::Failed
                 | Standing::NotMounted
@@ -358,7 +360,7 @@ mod tests {
         let mut gone = disk("", VerdictKind::Ours);
         gone.verdict = None;
         gone.name = Some("sdd1".into());
-        gone.longhorn = Some(Registration::Missing);
+        gone.longhorn = Some(Registration::Missing { doubt: None });
         let mut fresh = disk("sdc", VerdictKind::Blank);
         fresh.reasons = vec!["every byte that was read is zero".into()];
         let view = node(vec![disk("sda", VerdictKind::System), fresh, gone]);

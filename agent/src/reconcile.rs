@@ -19,10 +19,10 @@ use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use crate::annotation::{self, NodeMeta, SeedAction};
-use crate::api::{Cluster, Seen, Trouble, draw};
+use crate::api::{Cluster, Seen, Spent, Trouble, draw};
 use crate::host::{Findings, Host, Request};
 use crate::http::Board;
-use crate::longhorn::{Decision, Input, LonghornNode, Registration, decide};
+use crate::longhorn::{Absence, Decision, Input, LonghornNode, Registration, decide};
 use crate::names;
 use crate::view::{DiskView, NodeView, Notice, SCHEMA, Standing, standings, transitions};
 
@@ -170,6 +170,8 @@ struct Rest {
 
 /// How long the UUIDs of the other nodes are believed.
 const OTHERS_KEPT: Duration = Duration::from_secs(60);
+/// The most of the grace period that is kept for answers to approvals.
+const ANSWERS: Duration = Duration::from_secs(5);
 /// Events posted in one turn at most; the rest comes in the next.
 const EVENTS_AT_ONCE: usize = 32;
 /// Pause before a pass is repeated because something failed that may pass; doubles.
@@ -194,6 +196,12 @@ pub struct Agent<C, H> {
     findings: Option<Findings>,
     /// Approvals that were spent and are not acted upon yet.
     approvals: Vec<Approval>,
+    /// Approvals that the pass at work acts upon.
+    at_work: Vec<Approval>,
+    /// The approval annotation that is being spent: a stop may come before the answer.
+    spending: Option<String>,
+    /// No approval is spent any more: the agent stops.
+    stopping: bool,
     /// Resource version of the Node when its approvals were last spent.
     spent_at: Option<String>,
     rests: BTreeMap<Action, Rest>,
@@ -245,6 +253,9 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             longhorn,
             findings: None,
             approvals: Vec::new(),
+            at_work: Vec::new(),
+            spending: None,
+            stopping: false,
             spent_at: None,
             rests: BTreeMap::new(),
             others: None,
@@ -326,16 +337,76 @@ impl<C: Cluster, H: Host> Agent<C, H> {
                 }
             }
         }
+        self.finish(running, cause).await;
+        Ok(())
+    }
+
+    /// The end: the pass at work is waited for within the grace period, and what was spent is answered.
+    async fn finish(&mut self, running: Option<Running<H>>, cause: &'static str) {
+        self.stopping = true;
+        let end = Instant::now() + self.settings.grace;
+        let mut news = false;
         if let Some(running) = running {
             tracing::info!(grace = ?self.settings.grace, "stopping: a pass is at work");
-            if tokio::time::timeout(self.settings.grace, running)
-                .await
-                .is_err()
-            {
-                tracing::warn!("stopping in the middle of a pass; the next run finishes it");
+            // Answers take time, too.
+            let answers = if self.at_work.is_empty() {
+                Duration::ZERO
+            } else {
+                (self.settings.grace / 5).min(ANSWERS)
+            };
+            match tokio::time::timeout_at(end - answers, running).await {
+                Ok(Ok((host, findings, took))) => {
+                    self.end(host, findings, took, cause);
+                    news = true;
+                }
+                Ok(Err(error)) => tracing::warn!(%error, "the last pass over the host died"),
+                Err(_) => {
+                    tracing::warn!("stopping in the middle of a pass; the next run finishes it");
+                }
             }
         }
-        Ok(())
+        let answered = tokio::time::timeout_at(end, async {
+            self.answer_spent().await;
+            if news {
+                self.publish().await;
+            } else if let Seen::Present(meta) = self.node_now() {
+                let notices = self.notices.clone();
+                // One that fails has said so in the log.
+                let _told = self.post(&meta.uid, &notices).await;
+            }
+        });
+        if answered.await.is_err() {
+            tracing::warn!("stopping before everything was told");
+        }
+    }
+
+    /// Words for approvals that were spent and that nobody acts upon any more.
+    async fn answer_spent(&mut self) {
+        if let Some(text) = self.spending.take() {
+            match self.cluster.spend_approvals(&text).await {
+                // Gone: by this request, or by the one before, whose answer did not come.
+                Ok(_) => self.approvals.extend(annotation::approvals(&text).0),
+                // It is still there, or nobody knows: the next agent spends it.
+                Err(trouble) => tracing::warn!(%trouble, "an approval was perhaps spent"),
+            }
+        }
+        let late = std::mem::take(&mut self.approvals)
+            .into_iter()
+            .map(|a| (a, "the agent was stopped before it acted; approve it again"));
+        let halfway = std::mem::take(&mut self.at_work).into_iter().map(|a| {
+            (
+                a,
+                "the agent was stopped in the middle; what was begun is finished by its next start, and if the disk \
+                 is refused again then, approve it again",
+            )
+        });
+        let notices = late.chain(halfway).map(|(approval, why)| Notice {
+            reason: "ApprovalRefused",
+            about: approval.disk.to_string(),
+            note: format!("approval {}@{}: {why}", approval.disk, approval.hash),
+            warning: true,
+        });
+        self.notices.extend(notices.collect::<Vec<_>>());
     }
 
     fn node_name(&self) -> &str {
@@ -385,6 +456,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             act,
             forget: wakes.contains(&Wake::Hangup),
         };
+        self.at_work.clone_from(&request.approvals);
         let mut host = self.host.take()?;
         Some(tokio::task::spawn_blocking(move || {
             let began = std::time::Instant::now();
@@ -397,6 +469,8 @@ impl<C: Cluster, H: Host> Agent<C, H> {
 
     fn end(&mut self, host: H, findings: Findings, took: Duration, cause: &'static str) {
         self.host = Some(host);
+        // Their answers are among the findings.
+        self.at_work.clear();
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -422,6 +496,13 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             self.retry_pass_at = Some(self.retry_pass_at.map_or(soon, |at| at.min(soon)));
         }
         self.notices.extend(findings.notices.iter().cloned());
+        let mut findings = findings;
+        if findings.absence == Absence::Unknown
+            && let Some(last) = self.findings.take()
+        {
+            // Nothing could be looked at: what was seen last is shown, with why it is old. Nothing of it is registered.
+            findings.disks = last.disks;
+        }
         self.findings = Some(findings);
     }
 
@@ -468,9 +549,10 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         );
     }
 
-    /// The Node as it is, our own last write included.
+    /// The Node as it is, our own last write included. It does not count as acted upon: what changes in the middle
+    /// of a turn must cause another one.
     fn node_now(&mut self) -> Seen<NodeMeta> {
-        let seen = self.node.borrow_and_update().clone();
+        let seen = self.node.borrow().clone();
         let Some(node) = seen.present() else {
             return seen;
         };
@@ -503,6 +585,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
 
     /// Makes cluster and board say what is so. Gives when it must be tried again.
     async fn publish(&mut self) -> Option<Instant> {
+        self.node.mark_unchanged();
         let node = self.node_now();
         if let Some(meta) = node.present() {
             self.take_approvals(meta).await;
@@ -517,7 +600,14 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             .present()
             .map(|meta| seed_for(&findings, meta, &longhorn, decision.as_ref()));
         if decision.is_some() || matches!(longhorn, Seen::NoResource | Seen::Absent) {
-            self.standing = decision.as_ref().map(|d| d.disks.clone());
+            let mut standing = decision.as_ref().map(|d| d.disks.clone());
+            if let (Some(new), Absence::Unknown) = (&mut standing, &findings.absence) {
+                // Of what could not be looked at, what was known last stands.
+                for (name, last) in self.standing.take().into_iter().flatten() {
+                    new.entry(name).or_insert(last);
+                }
+            }
+            self.standing = standing;
         }
         let view = self.view(&findings, &longhorn, decision.as_ref(), seed.as_ref());
         if let (Some(meta), false, true) = (
@@ -554,7 +644,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         let Some(text) = meta
             .annotations
             .get(names::APPROVE)
-            .filter(|_| !self.settings.observe_only)
+            .filter(|_| !self.settings.observe_only && !self.stopping)
         else {
             self.well(Action::Approvals);
             return;
@@ -567,8 +657,11 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         if self.spent_at == seen_at || !self.may(Action::Approvals) {
             return;
         }
-        match self.cluster.spend_approvals(text).await {
-            Ok(()) => {
+        self.spending = Some(text.clone());
+        let spent = self.cluster.spend_approvals(text).await;
+        self.spending = None;
+        match spent {
+            Ok(Spent::Now) => {
                 self.well(Action::Approvals);
                 self.spent_at = seen_at;
                 let (good, bad) = annotation::approvals(text);
@@ -584,7 +677,10 @@ impl<C: Cluster, H: Host> Agent<C, H> {
                 }
             }
             // Somebody changed or removed it in the meantime: the watch tells.
-            Err(Trouble::Invalid(..)) => self.spent_at = seen_at,
+            Ok(Spent::Before) => {
+                self.well(Action::Approvals);
+                self.spent_at = seen_at;
+            }
             Err(trouble) => self.wrong(Action::Approvals, &trouble),
         }
     }
@@ -599,7 +695,8 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         let decide_with = |others: Option<&BTreeMap<String, String>>| {
             decide(&Input {
                 disks: &findings.registrable,
-                absence_proven: findings.complete,
+                unreadable: &findings.unreadable,
+                absence: &findings.absence,
                 live,
                 seed: &seed,
                 others,
@@ -649,8 +746,8 @@ impl<C: Cluster, H: Host> Agent<C, H> {
                 .and_then(|(s, name)| s.get(name).cloned());
         }
         for (name, registration) in standing.into_iter().flatten() {
-            if *registration == Registration::Missing {
-                disks.push(missing(name));
+            if matches!(registration, Registration::Missing { .. }) {
+                disks.push(missing(name, registration));
             }
         }
         let mut problems = findings.problems.clone();
@@ -794,7 +891,8 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             self.told_problems = annotation::told_problems(meta);
         }
         let told = self.told.clone().unwrap_or_default();
-        let mut notices = std::mem::take(&mut self.notices);
+        // They stay there until they are posted: no later comparison would find them again.
+        let mut notices = self.notices.clone();
         notices.extend(transitions(&told, view));
         let news = view
             .problems
@@ -809,28 +907,12 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         // What was posted before another one failed is not posted again with it.
         notices.retain(|n| !self.last_event_texts.contains(&n.note));
         if !self.may(Action::Events) {
-            self.keep(&notices);
             return;
         }
         let late = notices.split_off(notices.len().min(EVENTS_AT_ONCE));
-        for (at, notice) in notices.iter().enumerate() {
-            match self.cluster.event(&meta.uid, notice).await {
-                Ok(()) => {
-                    tracing::info!(
-                        reason = notice.reason,
-                        note = notice.note,
-                        "posted an event"
-                    );
-                    self.board.metrics.event(notice.reason);
-                    self.last_event_texts.insert(notice.note.clone());
-                }
-                Err(trouble) => {
-                    self.keep(notices.get(at..).unwrap_or_default());
-                    self.keep(&late);
-                    self.wrong(Action::Events, &trouble);
-                    return;
-                }
-            }
+        if let Err(trouble) = self.post(&meta.uid, &notices).await {
+            self.wrong(Action::Events, &trouble);
+            return;
         }
         self.well(Action::Events);
         if late.is_empty() {
@@ -838,7 +920,6 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             self.told_problems = view.problems.iter().cloned().collect();
             self.last_event_texts.clear();
         } else {
-            self.keep(&late);
             // The rest in a moment, as if it had been refused.
             let rest = Rest {
                 until: Instant::now() + Duration::from_secs(1),
@@ -850,10 +931,20 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         }
     }
 
-    /// Keeps notices that no later comparison would find again.
-    fn keep(&mut self, notices: &[Notice]) {
-        let lasting = notices.iter().filter(|n| n.reason.starts_with("Approval"));
-        self.notices.extend(lasting.cloned());
+    /// Posts events, up to the first that fails.
+    async fn post(&mut self, uid: &str, notices: &[Notice]) -> Result<(), Trouble> {
+        for notice in notices {
+            self.cluster.event(uid, notice).await?;
+            tracing::info!(
+                reason = notice.reason,
+                note = notice.note,
+                "posted an event"
+            );
+            self.board.metrics.event(notice.reason);
+            self.notices.retain(|kept| kept != notice);
+            self.last_event_texts.insert(notice.note.clone());
+        }
+        Ok(())
     }
 
     fn not_ready(&self, node: &Seen<NodeMeta>, longhorn: &Seen<LonghornNode>) -> Vec<String> {
@@ -905,7 +996,7 @@ fn seed_for(
     )
 }
 
-fn missing(name: &str) -> DiskView {
+fn missing(name: &str, registration: &Registration) -> DiskView {
     DiskView {
         device: String::new(),
         name: Some(name.to_owned()),
@@ -919,7 +1010,7 @@ fn missing(name: &str) -> DiskView {
         transport: String::new(),
         path: None,
         failure: None,
-        longhorn: Some(Registration::Missing),
+        longhorn: Some(registration.clone()),
         notable: true,
     }
 }

@@ -87,9 +87,12 @@ pub enum Standing {
     /// Its identity is in doubt.
     #[serde(rename = "DiskQuarantined")]
     Quarantined,
-    /// Gone from the host.
+    /// Gone from the host, or not seen on it.
     #[serde(rename = "DiskMissing")]
     Missing,
+    /// Registered, and not to be read any more.
+    #[serde(rename = "DiskUnreadable")]
+    Unreadable,
     /// Removed in Longhorn by somebody.
     #[serde(rename = "DiskRemoved")]
     Removed,
@@ -109,13 +112,14 @@ pub enum Standing {
 
 impl Standing {
     /// All of them, for metrics.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Prepared,
         Self::Registered,
         Self::Left,
         Self::Refused,
         Self::Quarantined,
         Self::Missing,
+        Self::Unreadable,
         Self::Removed,
         Self::NotMounted,
         Self::NotRegistered,
@@ -133,6 +137,7 @@ impl Standing {
             Self::Refused => "DiskRefused",
             Self::Quarantined => "DiskQuarantined",
             Self::Missing => "DiskMissing",
+            Self::Unreadable => "DiskUnreadable",
             Self::Removed => "DiskRemoved",
             Self::NotMounted => "DiskNotMounted",
             Self::NotRegistered => "DiskNotRegistered",
@@ -148,6 +153,7 @@ impl Standing {
             Self::Refused
             | Self::Quarantined
             | Self::Missing
+            | Self::Unreadable
             | Self::NotMounted
             | Self::NotRegistered
             | Self::Failed => true,
@@ -181,7 +187,8 @@ impl DiskView {
             return Some(Standing::Failed);
         }
         match &self.longhorn {
-            Some(Registration::Missing) => return Some(Standing::Missing),
+            Some(Registration::Missing { .. }) => return Some(Standing::Missing),
+            Some(Registration::Unreadable { .. }) => return Some(Standing::Unreadable),
             Some(Registration::Quarantined { .. }) => return Some(Standing::Quarantined),
             Some(Registration::Registered { .. }) => return Some(Standing::Registered),
             Some(Registration::ByOthers { .. }) => return Some(Standing::Left),
@@ -342,8 +349,10 @@ pub(crate) mod tests {
             Some(Registration::Pending),
             Some(registered.clone()),
             Some(registered.clone()),
-            Some(Registration::Missing),
-            Some(Registration::Missing),
+            Some(Registration::Missing { doubt: None }),
+            Some(Registration::Missing {
+                doubt: Some("1 disk cannot be read".into()),
+            }),
             Some(registered),
         ] {
             view.disks[0].longhorn = longhorn;

@@ -241,7 +241,7 @@ fn prepared() -> (Prepared, Arc<AtomicUsize>) {
     let findings = Findings {
         disks: names.iter().map(view).collect(),
         registrable: names.iter().map(disk).collect(),
-        complete: true,
+        absence: agent::longhorn::Absence::Proven,
         ..Findings::default()
     };
     let passes = Arc::new(AtomicUsize::new(0));

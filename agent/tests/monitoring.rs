@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use agent::metrics::Metrics;
 use agent::view::{DiskView, NodeView, Standing};
-use serde_json::Value;
+use serde_json::{Value, json};
 use storage_core::model::VerdictKind;
 
 fn folder() -> PathBuf {
@@ -147,15 +147,83 @@ fn standings(expression: &str) -> impl Iterator<Item = &str> {
         .filter(|word| word.starts_with("Disk"))
 }
 
-#[test]
-fn every_metric_and_standing_that_is_asked_for_exists() {
+fn asked_by_the_dashboard() -> Vec<String> {
     let dashboard = std::fs::read_to_string(folder().join("disk-discovery.json")).unwrap();
     let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     let targets = panels.iter().flat_map(|p| p["targets"].as_array().unwrap());
-    let mut asked: Vec<String> = targets
+    targets
         .map(|target| target["expr"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// While a pod takes over from another, both have series about the same disk.
+#[test]
+fn the_dashboard_counts_a_disk_once_however_many_pods_tell_of_it() {
+    let series = |name: &str, labels: &str, value: &str| {
+        ["a", "b"].map(|pod| {
+            let series = format!("{name}{{node=\"k3s1\",pod=\"{pod}\"{labels}}}");
+            json!({"series": series, "values": format!("{value}x10")})
+        })
+    };
+    let input: Vec<Value> = [
+        series(
+            "disk_discovery_disk_size_bytes",
+            ",disk=\"sdb1\",device=\"sdb\"",
+            "1000",
+        ),
+        series(
+            "disk_discovery_disk_standing",
+            ",disk=\"sdb1\",standing=\"DiskRegistered\"",
+            "1",
+        ),
+        series(
+            "disk_discovery_disk_standing",
+            ",disk=\"sdc1\",standing=\"DiskMissing\"",
+            "1",
+        ),
+        series("disk_discovery_disks", ",verdict=\"Ours\"", "1"),
+        series("disk_discovery_ready", "", "0"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let mut asked = asked_by_the_dashboard();
+    // Rates and quantiles add up what the pods did, which is what they are for.
+    asked.retain(|expression| !expression.contains("rate("));
+    assert_eq!(asked.len(), 6, "{asked:?}");
+    let samples = |expression: &str| {
+        let (labels, value) = match expression {
+            e if e.starts_with("sum by (verdict)") => (vec!["{verdict=\"Ours\"}"], 1),
+            e if e.starts_with("sum by (standing)") => (
+                vec![
+                    "{standing=\"DiskMissing\"}",
+                    "{standing=\"DiskRegistered\"}",
+                ],
+                1,
+            ),
+            e if e.contains("size_bytes") => (vec!["{}"], 1000),
+            _ => (vec!["{}"], 1),
+        };
+        labels
+            .into_iter()
+            .map(|labels| json!({"labels": labels, "value": value}))
+            .collect::<Vec<_>>()
+    };
+    let tests: Vec<Value> = asked
+        .iter()
+        .map(|e| json!({"expr": e, "eval_time": "5m", "exp_samples": samples(e)}))
         .collect();
+    let file =
+        json!({"tests": [{"interval": "1m", "input_series": input, "promql_expr_test": tests}]});
+    let work = tempfile::tempdir().unwrap();
+    std::fs::write(work.path().join("test.yaml"), file.to_string()).unwrap();
+    let _skipped = promtool(work.path(), &["test", "rules", "test.yaml"]);
+}
+
+#[test]
+fn every_metric_and_standing_that_is_asked_for_exists() {
+    let mut asked = asked_by_the_dashboard();
     asked.extend(
         rules()
             .iter()

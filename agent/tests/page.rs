@@ -113,18 +113,24 @@ fn many() -> NodeView {
         prepared("sde", Registration::ByOthers { key: "sde1".into() }),
         prepared("sdf", Registration::Pending),
     ];
-    let mut missing = prepared("sdg", Registration::Missing);
+    let mut missing = prepared("sdg", Registration::Missing { doubt: None });
     missing.device.clear();
     missing.verdict = None;
     missing.path = None;
+    let unreadable = prepared(
+        "sdi",
+        Registration::Unreadable {
+            reason: "/dev/sdi at byte 4096: Input/output error".into(),
+        },
+    );
     let mut failed = disk("sdh", VerdictKind::Blank, &[]);
     failed.failure = Some("/usr/sbin/mkfs.ext4 -F -m 0 /dev/sdh1: run: exit status 1: Input/output error while writing out and closing file system".into());
-    disks.extend([missing, failed]);
-    for i in 0..43 {
+    disks.extend([missing, unreadable, failed]);
+    for i in 0..42 {
         disks.push(prepared(
             &format!(
                 "sd{}{}",
-                char::from(b'i' + i / 26),
+                char::from(b'j' + i / 26),
                 char::from(b'a' + i % 26)
             ),
             registered(),

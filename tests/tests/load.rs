@@ -87,7 +87,7 @@ fn prepared(node: &str) -> Prepared {
     Prepared(Findings {
         disks: DISKS.iter().map(view).collect(),
         registrable: DISKS.iter().map(disk).collect(),
-        complete: true,
+        absence: agent::longhorn::Absence::Proven,
         ..Findings::default()
     })
 }

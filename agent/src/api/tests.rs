@@ -299,6 +299,28 @@ async fn every_write_says_who_writes_and_names_its_precondition() {
 }
 
 #[tokio::test]
+async fn an_approval_that_is_denied_is_told_from_one_that_has_changed() {
+    let denial = || {
+        let named = json!({"name": "k3s1", "kind": "nodes"});
+        status(422, "Invalid", "a policy denies it", &named)
+    };
+    let approved = |text: &str| {
+        let mut node = node("8");
+        node["metadata"]["annotations"] = json!({ names::APPROVE: text });
+        is(200, &node)
+    };
+    let (api, _) = bed(vec![denial(), approved("a@b")]).await;
+    assert_eq!(
+        api.spend_approvals("a@b").await,
+        Err(Trouble::Invalid(422, "a policy denies it".into()))
+    );
+    for now in [approved("c@d"), is(200, &node("8"))] {
+        let (api, _) = bed(vec![denial(), now]).await;
+        assert_eq!(api.spend_approvals("a@b").await, Ok(Spent::Before));
+    }
+}
+
+#[tokio::test]
 async fn the_other_nodes_are_listed_in_pages_and_our_own_is_left_out() {
     let lhn = |name: &str, uuid: &str| json!({"metadata": {"name": name}, "spec": {}, "status": {"diskStatus": {"d": {"diskUUID": uuid}}}});
     let first =

@@ -53,13 +53,38 @@ pub struct HostDisk {
     pub config: DiskConfig,
 }
 
+/// A disk of which the host shows a filesystem below the mount root, or our marks, and that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableDisk {
+    /// The name given once, by its mount point or our marks.
+    pub name: DiskName,
+    /// UUID of the filesystem, where our marks could still be read. Never guessed.
+    pub id: Option<String>,
+    /// What failed.
+    pub why: String,
+}
+
+/// What it means that a disk is not seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Absence {
+    /// The host's devices could not be looked at: nothing.
+    #[default]
+    Unknown,
+    /// It may be there all the same, and why.
+    Doubtful(String),
+    /// It is gone: the whole host was seen.
+    Proven,
+}
+
 /// Everything that the decision depends on.
 #[derive(Debug, Clone)]
 pub struct Input<'a> {
     /// The disks on this host.
     pub disks: &'a [HostDisk],
-    /// Whether a disk that is not among them is proven to be gone: the last pass saw the whole host.
-    pub absence_proven: bool,
+    /// Those that cannot be read.
+    pub unreadable: &'a [UnreadableDisk],
+    /// What it means that a disk is not among them.
+    pub absence: &'a Absence,
     /// The object as it stands.
     pub live: &'a LonghornNode,
     /// Entries of the seed annotation, when it is ours: disks that Longhorn made from it are ours too.
@@ -224,8 +249,17 @@ pub enum Registration {
         /// What.
         reason: String,
     },
-    /// Registered by us and not on this host any more.
-    Missing,
+    /// Registered by us and not seen on this host any more.
+    Missing {
+        /// Why it may be there all the same; none when it is proven to be gone.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        doubt: Option<String>,
+    },
+    /// Registered by us, on this host, and not to be read.
+    Unreadable {
+        /// What failed.
+        reason: String,
+    },
 }
 
 impl Registration {
@@ -242,7 +276,8 @@ impl Registration {
             Self::Refused { .. } => "Refused",
             Self::NotMounted { .. } => "NotMounted",
             Self::Waiting { .. } => "Waiting",
-            Self::Missing => "Missing",
+            Self::Missing { .. } => "Missing",
+            Self::Unreadable { .. } => "Unreadable",
         }
     }
 }
@@ -294,7 +329,9 @@ impl fmt::Display for Registration {
                 write!(f, "registered but not mounted: {reason}")
             }
             Self::Waiting { reason } => write!(f, "not registered yet: {reason}"),
-            Self::Missing => f.write_str("registered, but the disk is gone"),
+            Self::Missing { doubt: None } => f.write_str("registered, but the disk is gone"),
+            Self::Missing { doubt: Some(why) } => write!(f, "registered, but not seen; {why}"),
+            Self::Unreadable { reason } => write!(f, "registered, but cannot be read: {reason}"),
         }
     }
 }
@@ -352,6 +389,12 @@ pub fn decide(input: &Input<'_>) -> Decision {
             pass.judge(disk)
         };
         disks.insert(disk.name.as_str().to_owned(), standing);
+    }
+    for disk in input.unreadable {
+        let standing = pass.judge_unreadable(disk);
+        disks
+            .entry(disk.name.as_str().to_owned())
+            .or_insert(standing);
     }
     pass.judge_missing(&mut disks);
     pass.finish(disks)
@@ -640,11 +683,32 @@ impl Pass<'_> {
         others.get(uuid).map(|node| quarantined(node))
     }
 
+    fn judge_unreadable(&self, disk: &UnreadableDisk) -> Registration {
+        let key = disk.name.as_str();
+        let reason = disk.why.clone();
+        if !self.input.live.spec.disks.contains_key(key) {
+            let reason = format!("cannot be read: {reason}");
+            return Registration::Refused { reason };
+        }
+        let ours = self.memory.disks.get(key).is_some_and(|applied| {
+            // Where it is mounted names it when the disk itself cannot.
+            disk.id.as_ref().is_none_or(|id| *id == applied.id)
+        });
+        if ours {
+            Registration::Unreadable { reason }
+        } else {
+            let key = key.to_owned();
+            Registration::ByOthers { key }
+        }
+    }
+
     /// Disks that we registered and that this host does not show any more.
     fn judge_missing(&mut self, disks: &mut BTreeMap<String, Registration>) {
-        if !self.input.absence_proven {
-            return;
-        }
+        let doubt = match self.input.absence {
+            Absence::Proven => None,
+            Absence::Doubtful(why) => Some(why.clone()),
+            Absence::Unknown => return,
+        };
         let gone: Vec<String> = self
             .memory
             .disks
@@ -660,9 +724,15 @@ impl Pass<'_> {
             .map(|(key, _)| key.clone())
             .collect();
         for key in gone {
-            self.stop_scheduling(&key);
+            if matches!(disks.get(&key), Some(Registration::Unreadable { .. })) {
+                continue;
+            }
+            if doubt.is_none() {
+                self.stop_scheduling(&key);
+            }
+            let doubt = doubt.clone();
             // A new disk of the same name keeps its own standing (key taken).
-            disks.entry(key).or_insert(Registration::Missing);
+            disks.entry(key).or_insert(Registration::Missing { doubt });
         }
     }
 

@@ -32,7 +32,8 @@ struct Bed {
     disks: Vec<HostDisk>,
     seed: BTreeMap<String, DiskSpec>,
     others: Option<BTreeMap<String, String>>,
-    absence_proven: bool,
+    unreadable: Vec<UnreadableDisk>,
+    absence: Absence,
     vanished_off: bool,
     writes: u32,
 }
@@ -63,7 +64,8 @@ impl Bed {
             disks: names.iter().map(|n| disk(n)).collect(),
             seed: BTreeMap::new(),
             others: Some(BTreeMap::new()),
-            absence_proven: true,
+            unreadable: Vec::new(),
+            absence: Absence::Proven,
             vanished_off: false,
             writes: 0,
         }
@@ -72,7 +74,8 @@ impl Bed {
     fn decide(&self) -> Decision {
         decide(&Input {
             disks: &self.disks,
-            absence_proven: self.absence_proven,
+            unreadable: &self.unreadable,
+            absence: &self.absence,
             live: &LonghornNode::decode(self.object.clone()).unwrap(),
             seed: &self.seed,
             others: self.others.as_ref(),
@@ -466,15 +469,25 @@ fn a_vanished_disk_stays_registered_and_keeps_scheduling_unless_told_otherwise()
     let mut bed = Bed::new(&["sdb1"]);
     bed.settle();
     let gone = bed.disks.remove(0);
-    assert_eq!(bed.settle().disks["sdb1"], Registration::Missing);
+    assert_eq!(
+        bed.settle().disks["sdb1"],
+        Registration::Missing { doubt: None }
+    );
     assert_eq!((bed.writes, bed.keys().len()), (1, 1));
     bed.vanished_off = true;
-    bed.absence_proven = false;
+    bed.absence = Absence::Doubtful("sdz cannot be read".into());
     assert!(
-        !bed.settle().disks.contains_key("sdb1"),
+        bed.settle().disks["sdb1"]
+            .to_string()
+            .contains("not seen; sdz")
+    );
+    bed.absence = Absence::Unknown;
+    assert!(!bed.settle().disks.contains_key("sdb1"));
+    assert_eq!(
+        bed.writes, 1,
         "a pass that saw too little proves no absence"
     );
-    bed.absence_proven = true;
+    bed.absence = Absence::Proven;
     bed.settle();
     assert_eq!(bed.spec("sdb1")["allowScheduling"], json!(false));
     assert_eq!(bed.keys(), ["sdb1"]);
@@ -483,6 +496,44 @@ fn a_vanished_disk_stays_registered_and_keeps_scheduling_unless_told_otherwise()
     bed.settle();
     assert_eq!(bed.spec("sdb1")["allowScheduling"], json!(true));
     assert_eq!(bed.writes, 3);
+}
+
+#[test]
+fn a_disk_that_cannot_be_read_keeps_its_key_and_is_never_taken_for_another() {
+    let mut bed = Bed::new(&["sdb1", "sdc1"]);
+    bed.vanished_off = true;
+    bed.settle();
+    let unreadable = |id: Option<&str>| UnreadableDisk {
+        name: DiskName::new("sdb1").unwrap(),
+        id: id.map(str::to_owned),
+        why: "I/O error".into(),
+    };
+    bed.disks.remove(0);
+    bed.absence = Absence::Doubtful("1 disk cannot be read".into());
+    for id in [None, Some("fs-of-sdb1")] {
+        bed.unreadable = vec![unreadable(id)];
+        let standing = bed.settle().disks["sdb1"].clone();
+        assert!(
+            matches!(&standing, Registration::Unreadable { reason } if reason == "I/O error"),
+            "{standing:?}"
+        );
+    }
+    assert_eq!(bed.writes, 1, "it is not gone");
+    // Registered by somebody else, or not at all.
+    bed.unreadable = vec![unreadable(Some("another"))];
+    assert!(matches!(
+        bed.settle().disks["sdb1"],
+        Registration::ByOthers { .. }
+    ));
+    bed.object["spec"]["disks"]
+        .as_object_mut()
+        .unwrap()
+        .remove("sdb1");
+    bed.sync();
+    assert!(matches!(
+        bed.settle().disks["sdb1"],
+        Registration::Refused { .. }
+    ));
 }
 
 #[test]

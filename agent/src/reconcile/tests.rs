@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use storage_core::model::{DiskName, VerdictKind};
 
 use super::*;
-use crate::longhorn::{DiskConfig, HostDisk, Presence};
+use crate::longhorn::{DiskConfig, HostDisk, Presence, UnreadableDisk};
 use crate::metrics::Metrics;
 use crate::view::tests::disk as disk_view;
 
@@ -22,6 +22,8 @@ struct Log {
     version: u64,
     /// A call that is never answered.
     hangs: &'static str,
+    /// Somebody approves while an event is posted.
+    approve_at_event: Option<&'static str>,
 }
 
 struct FakeCluster {
@@ -90,17 +92,19 @@ impl Cluster for FakeCluster {
         Ok("6cb3c4a5-0f93-4b0e-8a59-6a1a0d6f1ee5".to_owned())
     }
 
-    async fn spend_approvals(&self, text: &str) -> Result<(), Trouble> {
-        let mut log = self.call("spend")?;
-        if log.node["annotations"][names::APPROVE] != json!(text) {
-            return Err(Trouble::Invalid(422, "the test failed".into()));
-        }
-        log.node["annotations"]
-            .as_object_mut()
-            .unwrap()
-            .remove(names::APPROVE);
-        self.show_node(&mut log);
-        Ok(())
+    async fn spend_approvals(&self, text: &str) -> Result<Spent, Trouble> {
+        let spent = {
+            let mut log = self.call("spend")?;
+            let there = log.node["annotations"][names::APPROVE] == json!(text);
+            if there {
+                let annotations = log.node["annotations"].as_object_mut().unwrap();
+                annotations.remove(names::APPROVE);
+                self.show_node(&mut log);
+            }
+            if there { Spent::Now } else { Spent::Before }
+        };
+        self.hang("spend").await;
+        Ok(spent)
     }
 
     async fn apply_annotations(
@@ -144,7 +148,12 @@ impl Cluster for FakeCluster {
 
     async fn event(&self, _uid: &str, notice: &Notice) -> Result<(), Trouble> {
         self.hang("event").await;
-        self.call("event")?.events.push(notice.clone());
+        let mut log = self.call("event")?;
+        log.events.push(notice.clone());
+        if let Some(text) = log.approve_at_event.take() {
+            log.node["annotations"][names::APPROVE] = json!(text);
+            self.show_node(&mut log);
+        }
         Ok(())
     }
 }
@@ -214,7 +223,7 @@ fn found(names: &[&str]) -> Findings {
     Findings {
         disks: names.iter().map(view).collect(),
         registrable: names.iter().map(|n| host_disk(n)).collect(),
-        complete: true,
+        absence: Absence::Proven,
         ..Findings::default()
     }
 }
@@ -612,6 +621,116 @@ async fn an_approval_is_spent_before_it_is_acted_upon_and_once_only() {
     bed.end().await;
 }
 
+const APPROVAL: &str = "serial-x@0123456789abcdef01234567";
+
+impl Bed {
+    fn approve(&self) {
+        let mut log = self.cluster.log.lock().unwrap();
+        log.node["annotations"][names::APPROVE] = json!(APPROVAL);
+        self.cluster.show_node(&mut log);
+    }
+
+    fn acted_upon(&self) -> usize {
+        let requests = self.host.requests.lock().unwrap();
+        requests.iter().filter(|r| !r.approvals.is_empty()).count()
+    }
+
+    fn notes(&self, reason: &str) -> Vec<String> {
+        let log = self.cluster.log.lock().unwrap();
+        let told = log.events.iter().filter(|e| e.reason == reason);
+        told.map(|e| e.note.clone()).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_approval_that_comes_while_an_event_is_posted_is_not_overlooked() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.cluster.log.lock().unwrap().approve_at_event = Some(APPROVAL);
+    bed.start();
+    bed.show_both();
+    secs(5).await;
+    assert_eq!(bed.count("spend"), 1);
+    assert_eq!(bed.acted_upon(), 1);
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_in_the_middle_of_an_approved_pass_answers_with_what_it_did() {
+    let mut bed = Bed::new(&[]);
+    bed.host.takes = Duration::from_millis(200);
+    bed.start();
+    bed.show_both();
+    secs(5).await;
+    bed.host.findings.lock().unwrap().notices = vec![Notice {
+        reason: "ApprovalSpent",
+        about: "serial-x".into(),
+        note: "done".into(),
+        warning: false,
+    }];
+    bed.approve();
+    while bed.acted_upon() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bed.count("event"), 0);
+    bed.end().await;
+    assert_eq!(bed.notes("ApprovalSpent"), ["done"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_answers_approvals_that_were_spent_and_not_acted_upon() {
+    let mut bed = Bed::new(&[]);
+    bed.host.takes = Duration::from_millis(200);
+    bed.start();
+    bed.show_both();
+    while bed.passes() == 0 {
+        tokio::task::yield_now().await;
+    }
+    bed.approve();
+    while bed.annotation(names::APPROVE).is_some() {
+        tokio::task::yield_now().await;
+    }
+    bed.end().await;
+    assert_eq!(bed.acted_upon(), 0);
+    let notes = bed.notes("ApprovalRefused");
+    assert!(
+        notes.len() == 1 && notes[0].contains(APPROVAL) && notes[0].contains("stopped before"),
+        "{notes:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_while_an_approval_is_being_spent_answers_it() {
+    let mut bed = Bed::new(&[]);
+    bed.start();
+    bed.show_both();
+    secs(5).await;
+    bed.cluster.log.lock().unwrap().hangs = "spend";
+    bed.approve();
+    secs(5).await;
+    assert_eq!(bed.annotation(names::APPROVE), None, "and no answer came");
+    bed.cluster.log.lock().unwrap().hangs = "";
+    bed.end().await;
+    assert_eq!(bed.acted_upon(), 0);
+    assert_eq!(bed.notes("ApprovalRefused").len(), 1);
+}
+
+/// In real time: virtual time stands still while a thread is at work.
+#[tokio::test]
+async fn a_pass_that_outlasts_the_grace_period_leaves_time_for_the_answer() {
+    let mut bed = Bed::new(&[]);
+    bed.host.takes = Duration::from_millis(800);
+    bed.settings.grace = Duration::from_millis(500);
+    bed.approve();
+    bed.start();
+    bed.show_both();
+    while bed.acted_upon() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bed.end().await;
+    let notes = bed.notes("ApprovalRefused");
+    assert!(notes.len() == 1 && notes[0].contains("middle"), "{notes:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_approval_that_cannot_be_spent_is_not_acted_upon() {
     let mut bed = Bed::new(&[]);
@@ -664,6 +783,121 @@ async fn a_disk_that_vanishes_and_returns_is_told_and_stays_registered() {
         ]
     );
     assert_eq!(bed.count("patch-longhorn"), 1);
+    bed.end().await;
+}
+
+/// Longhorn reads the seed whenever its node has no disks.
+#[tokio::test(start_paused = true)]
+async fn the_last_disk_leaves_the_seed_before_it_can_be_removed() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.start();
+    bed.show_both();
+    secs(1).await;
+    bed.cluster.sync();
+    secs(1).await;
+    assert!(bed.annotation(names::SEED).is_some());
+    bed.cluster.log.lock().unwrap().longhorn["spec"]["disks"]["sdb1"]["allowScheduling"] =
+        json!(false);
+    bed.cluster.sync();
+    secs(1).await;
+    assert_eq!(bed.annotation(names::SEED), None);
+    bed.cluster.log.lock().unwrap().longhorn["spec"]["disks"] = json!({});
+    bed.cluster.sync();
+    secs(5).await;
+    assert_eq!(bed.reasons().last(), Some(&"DiskRemoved"));
+    assert_eq!(bed.annotation(names::SEED), None);
+    assert!(bed.keys().is_empty());
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_of_another_nodes_disk_is_not_seeded_while_longhorn_has_no_node_here() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.host.findings.lock().unwrap().registrable[0].config = DiskConfig::Uuid("u1".into());
+    let elsewhere = ("u1".to_owned(), "k3s2".to_owned());
+    bed.cluster.others.lock().unwrap().extend([elsewhere]);
+    bed.start();
+    bed.show_both();
+    bed.cluster.longhorn.send_replace(Seen::Absent);
+    secs(60).await;
+    assert_eq!(bed.annotation(names::SEED), None);
+    bed.show_both();
+    secs(5).await;
+    assert!(bed.reasons().contains(&"DiskQuarantined"));
+    assert_eq!(bed.annotation(names::SEED), None);
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vanished_disk_stays_missing_whatever_else_cannot_be_read() {
+    let mut bed = Bed::new(&["sdb1", "sdc1"]);
+    bed.start();
+    bed.show_both();
+    secs(1).await;
+    bed.cluster.sync();
+    secs(5).await;
+    let see = |findings: Findings| {
+        *bed.host.findings.lock().unwrap() = findings;
+        bed.wakes.wake(Wake::Uevent);
+    };
+    see(found(&["sdc1"]));
+    secs(20).await;
+    let doubt = "1 disk cannot be read (sdz); it may be it";
+    see(Findings {
+        absence: Absence::Doubtful(doubt.into()),
+        ..found(&["sdc1"])
+    });
+    secs(20).await;
+    let shown = bed.board.view();
+    let gone = shown
+        .disks
+        .iter()
+        .find(|d| d.name.as_deref() == Some("sdb1"));
+    assert!(gone.unwrap().why().contains(doubt), "{gone:?}");
+    // And while nothing at all can be looked at, what was known stands.
+    see(Findings::default());
+    secs(20).await;
+    assert_eq!(bed.board.view().disks.len(), 2);
+    see(found(&["sdc1"]));
+    secs(20).await;
+    let told = bed.reasons();
+    let missing = told.iter().filter(|r| **r == "DiskMissing").count();
+    let registered = told.iter().filter(|r| **r == "DiskRegistered").count();
+    assert_eq!((missing, registered), (1, 2), "{told:?}");
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registered_disk_that_cannot_be_read_any_more_is_told_as_that() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.settings.vanished_off = true;
+    bed.start();
+    bed.show_both();
+    secs(1).await;
+    bed.cluster.sync();
+    secs(5).await;
+    let mut view = disk_view("sdb", VerdictKind::Unreadable);
+    view.name = Some("sdb1".into());
+    *bed.host.findings.lock().unwrap() = Findings {
+        disks: vec![view],
+        unreadable: vec![UnreadableDisk {
+            name: DiskName::new("sdb1").unwrap(),
+            id: None,
+            why: "/dev/sdb at byte 0: Input/output error".into(),
+        }],
+        absence: Absence::Doubtful("1 disk cannot be read (sdb); it may be it".into()),
+        ..Findings::default()
+    };
+    bed.wakes.wake(Wake::Uevent);
+    secs(20).await;
+    assert_eq!(bed.reasons().last(), Some(&"DiskUnreadable"));
+    assert!(bed.notes("DiskUnreadable")[0].contains("Input/output error"));
+    assert_eq!(
+        bed.count("patch-longhorn"),
+        1,
+        "scheduling is left alone on a disk that has not vanished"
+    );
+    assert_eq!(bed.board.view().disks.len(), 1);
     bed.end().await;
 }
 

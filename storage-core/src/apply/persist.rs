@@ -191,6 +191,10 @@ fn replace(
     match fs::remove_file(&temp) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        // On a read-only filesystem also where there is none.
+        Err(error) if error.raw_os_error() == Some(libc::EROFS) => {
+            return Err(io("replace")(error));
+        }
         Err(error) => return Err(ApplyError::io(temp.display(), "remove")(error)),
     }
     let mode = old.map_or(0o644, |old| old.meta.mode() & 0o7777);
