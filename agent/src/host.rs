@@ -166,7 +166,7 @@ fn failure_of(device: &KernelName, outcomes: &[Outcome]) -> Option<String> {
         .filter(|o| o.device == *device)
         .find_map(|o| match &o.effect {
             Effect::Failed { error, .. } => Some(error.clone()),
-            Effect::Refused { reason } => Some(format!("{}: refused: {reason}", o.text)),
+            Effect::Refused { reason, .. } => Some(format!("{}: refused: {reason}", o.text)),
             Effect::Changed | Effect::AlreadySo => None,
         })
 }

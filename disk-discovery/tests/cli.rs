@@ -328,7 +328,7 @@ fn explain_tells_every_check_and_what_can_be_changed() {
         "Checks",
         "Verdict: Foreign",
         "What you can change",
-        "--approve ",
+        "take the approval (--approve",
     ] {
         assert!(said.stdout.contains(part), "{part}: {}", said.stdout);
     }

@@ -139,6 +139,7 @@ pub(super) fn effect_of(error: &ApplyError) -> Effect {
     if error.is_refusal() {
         Effect::Refused {
             reason: error.to_string(),
+            retry: error.retry(),
         }
     } else {
         Effect::Failed {
@@ -702,7 +703,7 @@ impl<'a> Work<'a> {
         MountOptions::new(&self.run.policy.mount_options).map_err(|why| ApplyError::Refused {
             object: point.display().to_string(),
             act: "mount",
-            why,
+            why: why.to_string(),
             remedy: "change mountOptions".to_owned(),
         })
     }

@@ -21,6 +21,21 @@ use crate::observe::mounts::{may_hold_mount_root, mount_root_filesystems, parse_
 use crate::persist::FIXED_OPTIONS;
 use crate::sys;
 
+/// Why a mount option is not acceptable. It stays so until the policy is changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MountOptionError {
+    /// It would break a line of fstab or a unit.
+    #[error("mount option {0:?} may hold only letters, digits and _ - . = : / +")]
+    Characters(String),
+    /// It undoes what every disk gets.
+    #[error("mount option {option:?} contradicts the fixed ones (rw,{fixed})", option = .0, fixed = FIXED_OPTIONS.join(","))]
+    Contradicts(String),
+    /// We cannot set it.
+    #[error("mount option {0:?} is not supported")]
+    NotSupported(String),
+}
+
 /// The operator's mount options, checked and sorted by who reads them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MountOptions {
@@ -35,8 +50,8 @@ impl MountOptions {
     /// Checks the options of the policy. What ext4 does on errors (remount read-only) is in its superblock.
     ///
     /// # Errors
-    /// In words: which option is not acceptable and why.
-    pub fn new(options: &[String]) -> Result<Self, String> {
+    /// Which option is not acceptable and why.
+    pub fn new(options: &[String]) -> Result<Self, MountOptionError> {
         let mut checked = Self::default();
         for option in options {
             let fine = |b: u8| {
@@ -44,22 +59,17 @@ impl MountOptions {
                     || matches!(b, b'_' | b'-' | b'.' | b'=' | b':' | b'/' | b'+')
             };
             if option.is_empty() || option.len() > 100 || !option.bytes().all(fine) {
-                return Err(format!(
-                    "mount option {option:?} may hold only letters, digits and _ - . = : / +"
-                ));
+                return Err(MountOptionError::Characters(option.clone()));
             }
             match option.as_str() {
                 "noatime" | "nodev" | "nosuid" | "noexec" | "rw" | "defaults" => {}
                 "ro" | "dev" | "suid" | "exec" | "atime" | "strictatime" | "relatime"
                 | "remount" | "bind" | "rbind" | "move" | "noauto" | "user" | "users" | "owner"
                 | "group" => {
-                    return Err(format!(
-                        "mount option {option:?} contradicts the fixed ones (rw,{})",
-                        FIXED_OPTIONS.join(",")
-                    ));
+                    return Err(MountOptionError::Contradicts(option.clone()));
                 }
                 "lazytime" | "nosymfollow" | "loop" => {
-                    return Err(format!("mount option {option:?} is not supported"));
+                    return Err(MountOptionError::NotSupported(option.clone()));
                 }
                 "sync" => checked.sync = true,
                 "dirsync" => checked.dirsync = true,
@@ -465,7 +475,7 @@ pub fn is_protected(path: &Path) -> std::io::Result<bool> {
 mod tests {
     use super::*;
 
-    fn options(list: &[&str]) -> Result<MountOptions, String> {
+    fn options(list: &[&str]) -> Result<MountOptions, MountOptionError> {
         let list: Vec<String> = list.iter().map(|o| (*o).to_owned()).collect();
         MountOptions::new(&list)
     }

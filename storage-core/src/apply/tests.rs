@@ -251,7 +251,7 @@ fn whatever_differs_at_the_first_look_nothing_is_written() {
     ] {
         let (outcomes, writes) = go(&disk, 1, lie);
         assert!(
-            matches!(&outcomes[0].effect, Effect::Refused { reason } if reason.contains("look again")),
+            matches!(&outcomes[0].effect, Effect::Refused { reason, .. } if reason.contains("look again")),
             "{lie:?}: {outcomes:?}"
         );
         assert_eq!(outcomes.len(), 1);
