@@ -24,6 +24,7 @@ COPY disk-discovery/Cargo.toml disk-discovery/
 COPY testbed/Cargo.toml testbed/
 COPY tests/Cargo.toml tests/
 COPY tests/lab/Cargo.toml tests/lab/
+COPY tests/skip/Cargo.toml tests/skip/
 RUN for member in storage-core agent disk-discovery testbed tests tests/lab; do \
         mkdir -p "$member/src" && echo '//! Empty.' > "$member/src/lib.rs" || exit 1; \
     done \

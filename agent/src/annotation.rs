@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use storage_core::classify::HASH_DIGITS;
 use storage_core::model::{Approval, DiskId, VerdictKind};
 
@@ -269,6 +270,9 @@ pub struct Report {
     /// Disks that were left out in shortening.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub left_out: usize,
+    /// Hashes of problems that were left out: what was told once is not told again after a restart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_problems: Vec<String>,
 }
 
 fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
@@ -348,10 +352,13 @@ fn report_at(view: &NodeView, level: u8, most: usize) -> String {
             approve: disk.approval.clone().filter(|_| level < 3),
         })
         .collect();
-    let problems = view.problems.iter().take(if level < 3 { 16 } else { 4 });
+    let shown = if level < 3 { 16 } else { 4 };
+    let problems = view.problems.iter().take(shown);
+    let more = view.problems.iter().skip(shown).take(MORE_PROBLEMS);
     let report = Report {
         schema: REPORT_SCHEMA.to_owned(),
-        problems: problems.map(|p| cut(p, 300)).collect(),
+        problems: problems.map(|p| cut_problem(p)).collect(),
+        more_problems: more.map(|p| hash_problem(p)).collect(),
         left_out: notable.len() - disks.len(),
         disks,
         shortened: level,
@@ -389,14 +396,34 @@ pub fn told(node: &NodeMeta) -> BTreeMap<String, Standing> {
         .collect()
 }
 
-/// The problems of the node that the report annotation tells of.
+/// The most hashes of problems in the report: some two kilobytes.
+const MORE_PROBLEMS: usize = 128;
+
+/// A problem as the report has it: at most 300 characters.
+#[must_use]
+pub fn cut_problem(problem: &str) -> String {
+    problem.chars().take(300).collect()
+}
+
+fn hash_problem(problem: &str) -> String {
+    let digest = Sha256::digest(problem.as_bytes());
+    digest.iter().take(6).map(|b| format!("{b:02x}")).collect()
+}
+
+/// The problems of the node that the report annotation tells of, for [`is_told`].
 #[must_use]
 pub fn told_problems(node: &NodeMeta) -> BTreeSet<String> {
     let text = node.annotations.get(names::REPORT);
     let report: Option<Report> = text.and_then(|text| serde_json::from_str(text).ok());
     report
-        .map(|r| r.problems.into_iter().collect())
+        .map(|r| r.problems.into_iter().chain(r.more_problems).collect())
         .unwrap_or_default()
+}
+
+/// Whether a problem is among those that were told, by its cut text or its hash.
+#[must_use]
+pub fn is_told(told: &BTreeSet<String>, problem: &str) -> bool {
+    told.contains(&cut_problem(problem)) || told.contains(&hash_problem(problem))
 }
 
 /// Reads the operator's approvals: `<disk id>@<hash>`, separated by commas or blanks. What cannot be read is returned as text.
@@ -530,6 +557,7 @@ mod tests {
         assert!(text.contains("sdb1"), "{text}");
     }
 
+    /// longhorn/longhorn, `types.go`: one bad path in the annotation drops the whole list.
     #[test]
     fn one_bad_entry_would_drop_the_whole_list_so_it_is_left_out() {
         let mut disks: Vec<HostDisk> = ["sdb1", "sdc1", "sdd1", "sde1", "sdf1", "sde1"]
@@ -686,6 +714,22 @@ mod tests {
         };
         assert_eq!(told(&meta), crate::view::standings(&view));
         assert!(crate::view::transitions(&told(&meta), &view).is_empty());
+    }
+
+    #[test]
+    fn problems_are_told_once_however_long_and_many() {
+        let mut view = node(vec![]);
+        view.problems = (0..40)
+            .map(|n| format!("problem {n}: {}", "ä".repeat(500)))
+            .collect();
+        let meta = NodeMeta {
+            annotations: [(names::REPORT.to_owned(), report(&view))].into(),
+            ..NodeMeta::default()
+        };
+        assert!(meta.annotations[names::REPORT].len() <= REPORT_MAX);
+        let told = told_problems(&meta);
+        assert!(view.problems.iter().all(|p| is_told(&told, p)));
+        assert!(!is_told(&told, "problem 40"));
     }
 
     #[test]

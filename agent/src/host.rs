@@ -1,13 +1,14 @@
 //! One pass over the host, through `storage-core`, and what of it the agent works with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::statfs::statfs;
 use storage_core::apply::{self, Effect, Outcome, Retry};
 use storage_core::host::HostRoot;
 use storage_core::model::{
@@ -34,6 +35,8 @@ pub struct Request {
     pub act: bool,
     /// Whether to look at everything anew, remembering nothing.
     pub forget: bool,
+    /// Names of disks whose mark by Longhorn decides nothing: it need not be read.
+    pub registered: BTreeSet<String>,
 }
 
 /// What a pass found and did.
@@ -53,6 +56,8 @@ pub struct Findings {
     pub notices: Vec<Notice>,
     /// Whether something failed that may succeed without anybody's help.
     pub retry: bool,
+    /// How long disks were worked upon; the rest of the pass was a look at the host.
+    pub worked: Duration,
     /// Whether udev is still at work on a disk that a selector may mean: another look in a second tells.
     pub look_soon: bool,
 }
@@ -70,6 +75,9 @@ pub struct RealHost {
     root: HostRoot,
     rests: Rests,
     names: NamesAwaited,
+    marks: Marks,
+    /// Capacities of filesystems, by their UUID and the length of what carries them: one that grew is asked again.
+    capacities: BTreeMap<(String, u64), u64>,
 }
 
 /// Disks on whose names a selector hangs and udev is still at work, and since when. Only the kernel's uevents wake
@@ -207,6 +215,8 @@ impl RealHost {
             root,
             rests: Rests::default(),
             names: NamesAwaited::default(),
+            marks: Marks::default(),
+            capacities: BTreeMap::new(),
         }
     }
 }
@@ -226,7 +236,9 @@ impl Host for RealHost {
         let mut retry = false;
         self.rests
             .filter(&mut survey.plan, &request.approvals, Instant::now());
+        let mut worked = Duration::ZERO;
         if request.act && !survey.plan.is_empty() {
+            let began = Instant::now();
             match apply::apply_after(&self.observer, &survey.plan, &policy, &Log) {
                 Ok(done) => {
                     self.rests.note(&survey.plan, &done, Instant::now());
@@ -239,15 +251,13 @@ impl Host for RealHost {
                 }
                 Err(error) => problem = Some(error.to_string()),
             }
+            worked = began.elapsed();
             survey = pipeline::survey(&mut self.observer, &policy, &Log);
         }
         let own_mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let mut findings = findings(&survey, &outcomes, &policy, &own_mounts);
-        for disk in &mut findings.registrable {
-            if disk.presence == Presence::Mounted {
-                disk.config = disk_config(&self.root.resolve(Path::new(&disk.path)));
-            }
-        }
+        findings.worked = worked;
+        self.read_marks(&mut findings.registrable, &request.registered);
         findings.notices = answers(&request.approvals, &refused, &outcomes, &survey);
         for disk in &mut findings.disks {
             let rest = disk.disk_id.as_deref().and_then(|id| self.rests.why(id));
@@ -260,6 +270,37 @@ impl Host for RealHost {
         findings.retry |= retry;
         findings.look_soon = self.names.note(&survey, Instant::now());
         findings
+    }
+}
+
+impl RealHost {
+    /// Reads Longhorn's mark on each mounted disk on which it decides something, and its capacity where it is not known.
+    fn read_marks(&mut self, disks: &mut [HostDisk], registered: &BTreeSet<String>) {
+        let key = |disk: &HostDisk| (disk.id.clone(), disk.capacity);
+        let here: BTreeSet<_> = disks.iter().map(key).collect();
+        self.capacities.retain(|known, _| here.contains(known));
+        let mut wanted = Vec::new();
+        for disk in disks.iter_mut().filter(|d| d.presence == Presence::Mounted) {
+            let known = self.capacities.get(&key(disk));
+            if let (Some(known), true) = (known, registered.contains(disk.name.as_str())) {
+                disk.capacity = *known;
+            } else {
+                wanted.push(disk);
+            }
+        }
+        let path = |disk: &HostDisk| {
+            let root = self.root.resolve(Path::new(&disk.path));
+            root.join("longhorn-disk.cfg")
+        };
+        let paths: Vec<PathBuf> = wanted.iter().map(|disk| path(disk)).collect();
+        let read = self.marks.read(&paths, MARK_TIMEOUT, read_mark);
+        for (disk, mark) in wanted.into_iter().zip(read) {
+            if let Some(capacity) = mark.capacity {
+                self.capacities.insert(key(disk), capacity);
+                disk.capacity = capacity;
+            }
+            disk.config = mark.config;
+        }
     }
 }
 
@@ -477,7 +518,7 @@ fn registrable(
             capacity,
             tags: tags.clone(),
             reserved: reserved.clone(),
-            config: DiskConfig::Absent,
+            config: DiskConfig::Unread(None),
         }
     };
     match (&disk.content.own, verdict.kind) {
@@ -627,31 +668,101 @@ fn answers(
     approvals.iter().map(notice).collect()
 }
 
-/// Reads Longhorn's mark in the root of a mounted filesystem. Never writes it. A disk that does not answer within
-/// five seconds counts as broken.
-fn disk_config(root: &Path) -> DiskConfig {
-    let path = root.join("longhorn-disk.cfg");
-    let (sender, receiver) = mpsc::channel();
-    let reader = thread::Builder::new()
-        .name("disk-config".to_owned())
-        .spawn(move || {
-            // The receiver may have given up.
-            if sender.send(read_config(&path)).is_err() {
-                tracing::debug!("an answer came too late");
-            }
-        });
-    if let Err(error) = reader {
-        return DiskConfig::Broken(format!("cannot start a thread to read it: {error}"));
-    }
-    receiver
-        .recv_timeout(Duration::from_secs(5))
-        .unwrap_or_else(|_| DiskConfig::Broken("reading it takes longer than 5 s".to_owned()))
+/// The longest wait for the marks of all disks.
+const MARK_TIMEOUT: Duration = Duration::from_secs(5);
+/// A reader needs little more than its buffer of 4 KiB.
+const MARK_STACK: usize = 128 << 10;
+
+/// Readers of Longhorn's mark in the root of a mounted filesystem, which is never written. A disk that does not answer keeps
+/// one thread, whatever the number of passes, and no other disk waits for it.
+#[derive(Debug, Default)]
+struct Marks {
+    /// Readers that have not ended when they were last waited for.
+    stuck: BTreeMap<PathBuf, Receiver<Mark>>,
 }
 
-fn read_config(path: &PathBuf) -> DiskConfig {
+impl Marks {
+    /// Reads all of these at once, by `read`, and waits for so long.
+    fn read(&mut self, paths: &[PathBuf], within: Duration, read: fn(&Path) -> Mark) -> Vec<Mark> {
+        // An answer from back then is old: it is read again.
+        self.stuck
+            .retain(|_, reader| matches!(reader.try_recv(), Err(TryRecvError::Empty)));
+        let until = Instant::now() + within;
+        let begun: Vec<_> = paths
+            .iter()
+            .map(|path| {
+                if self.stuck.contains_key(path) {
+                    return Err("a read of it that was begun earlier has not ended".to_owned());
+                }
+                let (sender, receiver) = mpsc::channel();
+                let path = path.clone();
+                let reader = thread::Builder::new()
+                    .name("disk-config".to_owned())
+                    .stack_size(MARK_STACK);
+                let started = reader.spawn(move || {
+                    // The receiver may have given up.
+                    if sender.send(read(&path)).is_err() {
+                        tracing::debug!("an answer came too late");
+                    }
+                });
+                match started {
+                    Ok(_) => Ok(receiver),
+                    Err(error) => Err(format!("cannot start a thread to read it: {error}")),
+                }
+            })
+            .collect();
+        let mut read = Vec::new();
+        for (path, begun) in paths.iter().zip(begun) {
+            let left = until.saturating_duration_since(Instant::now());
+            read.push(match begun {
+                Err(why) => Mark::unread(why),
+                Ok(reader) => match reader.recv_timeout(left) {
+                    Ok(mark) => mark,
+                    Err(_) => {
+                        self.stuck.insert(path.clone(), reader);
+                        Mark::unread(format!("reading it takes longer than {within:?}"))
+                    }
+                },
+            });
+        }
+        read
+    }
+}
+
+/// What is read in the root of a mounted filesystem.
+#[derive(Debug, Clone, PartialEq)]
+struct Mark {
+    config: DiskConfig,
+    /// Bytes that the filesystem has for files.
+    capacity: Option<u64>,
+}
+
+impl Mark {
+    fn unread(why: String) -> Self {
+        Self {
+            config: DiskConfig::Unread(Some(why)),
+            capacity: None,
+        }
+    }
+}
+
+/// Reads `longhorn-disk.cfg` at this path, and the capacity of the filesystem that it lies on, as Longhorn counts it.
+fn read_mark(path: &Path) -> Mark {
+    let size = path.parent().map(statfs).and_then(Result::ok);
+    let bytes = size.and_then(|s| {
+        let block = u64::try_from(s.block_size()).ok()?;
+        s.blocks().checked_mul(block)
+    });
+    Mark {
+        config: read_config(path),
+        capacity: bytes.filter(|bytes| *bytes > 0),
+    }
+}
+
+fn read_config(path: &Path) -> DiskConfig {
     let metadata = match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return DiskConfig::Absent,
-        Err(error) => return DiskConfig::Broken(error.to_string()),
+        Err(error) => return DiskConfig::Unread(Some(error.to_string())),
         Ok(metadata) => metadata,
     };
     if !metadata.is_file() {
@@ -660,7 +771,10 @@ fn read_config(path: &PathBuf) -> DiskConfig {
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(4096).read_to_string(&mut text));
     match read {
-        Err(error) => DiskConfig::Broken(error.to_string()),
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            DiskConfig::Broken("it is not text".to_owned())
+        }
+        Err(error) => DiskConfig::Unread(Some(error.to_string())),
         Ok(_) => parse_config(&text),
     }
 }
@@ -684,6 +798,8 @@ pub fn parse_config(text: &str) -> DiskConfig {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
     use proptest::prelude::*;
 
     use super::*;
@@ -718,13 +834,64 @@ mod tests {
     #[test]
     fn a_mark_that_is_no_file_or_too_long_is_broken_and_one_that_is_missing_is_absent() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(disk_config(dir.path()), DiskConfig::Absent);
         let path = dir.path().join("longhorn-disk.cfg");
+        assert_eq!(read_config(&path), DiskConfig::Absent);
         std::fs::write(&path, "x".repeat(100_000)).unwrap();
-        assert!(matches!(disk_config(dir.path()), DiskConfig::Broken(_)));
+        assert!(matches!(read_config(&path), DiskConfig::Broken(_)));
         std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/etc/hostname", &path).unwrap();
-        assert!(matches!(disk_config(dir.path()), DiskConfig::Broken(_)));
+        assert!(matches!(read_config(&path), DiskConfig::Broken(_)));
+    }
+
+    #[test]
+    fn the_capacity_is_the_filesystems_and_not_its_partitions() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = read_mark(&dir.path().join("longhorn-disk.cfg"));
+        let stat = statfs(dir.path()).unwrap();
+        let bytes = stat.blocks() * u64::try_from(stat.block_size()).unwrap();
+        assert_eq!(mark.capacity, Some(bytes).filter(|b| *b > 0));
+    }
+
+    #[test]
+    fn a_disk_that_hangs_costs_one_thread_and_one_wait_and_no_other_disk_its_mark() {
+        static READS: AtomicUsize = AtomicUsize::new(0);
+        static RELEASED: AtomicBool = AtomicBool::new(false);
+        fn read(path: &Path) -> Mark {
+            READS.fetch_add(1, Ordering::Relaxed);
+            while path.starts_with("/hangs") && !RELEASED.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(5));
+            }
+            Mark {
+                config: DiskConfig::Absent,
+                capacity: Some(1),
+            }
+        }
+        let paths: Vec<PathBuf> = (0..64)
+            .map(|n| format!("/hangs/{n}"))
+            .chain(["/well".to_owned()])
+            .map(PathBuf::from)
+            .collect();
+        let mut marks = Marks::default();
+        let limit = Duration::from_millis(300);
+        let began = Instant::now();
+        let first = marks.read(&paths, limit, read);
+        assert!(began.elapsed() < 4 * limit, "one wait for all");
+        let well = |mark: Option<&Mark>| mark.unwrap().config == DiskConfig::Absent;
+        assert!(well(first.last()));
+        let stuck = |mark: &Mark| matches!(mark.config, DiskConfig::Unread(Some(_)));
+        assert_eq!(first.iter().filter(|c| stuck(c)).count(), 64);
+        let began = Instant::now();
+        for _ in 0..5 {
+            let again = marks.read(&paths, limit, read);
+            assert_eq!(again.iter().filter(|c| stuck(c)).count(), 64);
+            assert!(well(again.last()));
+        }
+        assert!(began.elapsed() < limit, "nobody waits for them again");
+        assert_eq!(READS.load(Ordering::Relaxed), 65 + 5, "and no thread more");
+        RELEASED.store(true, Ordering::Relaxed);
+        thread::sleep(Duration::from_millis(100));
+        let all = marks.read(&paths, limit, read);
+        assert!(all.iter().all(|mark| well(Some(mark))));
     }
 
     fn plan() -> Plan {
@@ -978,12 +1145,22 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 100_000, failure_persistence: None, ..ProptestConfig::default() })]
 
+        /// Anything, or what Longhorn writes with a piece of it replaced by anything.
         #[test]
-        fn no_text_on_a_disk_makes_the_reader_panic(text in "[ -~{}\":\\[\\]]{0,80}") {
-            if let DiskConfig::Uuid(uuid) = parse_config(&text) {
-                prop_assert!(Uuid::parse_str(&uuid).is_ok());
+        fn no_bytes_on_a_disk_make_the_reader_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..60), at in any::<usize>(), cut in 0_usize..60, whole in any::<bool>(),
+        ) {
+            let good = r#"{"diskName":"sdb1","diskUUID":"6cb3c4a5-0f93-4b0e-8a59-6a1a0d6f1ee5","state":"ready"}"#;
+            let mut text = if whole { Vec::new() } else { good.as_bytes().to_vec() };
+            let at = at % (text.len() + 1);
+            let end = (at + cut).min(text.len());
+            text.splice(at..end, bytes);
+            match parse_config(&String::from_utf8_lossy(&text)) {
+                DiskConfig::Uuid(uuid) => prop_assert!(uuid.len() <= 64 && Uuid::parse_str(&uuid).is_ok(), "{uuid}"),
+                DiskConfig::Broken(why) => prop_assert!(why.len() < 100 && !why.chars().any(char::is_control), "{why}"),
+                DiskConfig::Absent | DiskConfig::Unread(_) => prop_assert!(false, "it is there"),
             }
         }
     }

@@ -29,15 +29,17 @@ pub mod view;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use storage_core::host::HostRoot;
 use storage_core::model::Policy;
 use storage_core::sys;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -70,7 +72,8 @@ pub struct Config {
     pub resync: Duration,
     /// Turn scheduling off in Longhorn on a disk that vanished, and on again when it is back.
     pub vanished_off: bool,
-    /// Agents that start together make their first requests within this time, by the node's name.
+    /// Agents that start together make their first requests within this time, by the node's name; the one for the
+    /// cluster's identity, which mounting waits for, within a tenth of it.
     pub start_spread: Duration,
     /// The longest that a stop waits for a pass at work.
     pub grace: Duration,
@@ -178,6 +181,24 @@ pub fn run(config: Config, reread: Reread) -> Result<(), AgentError> {
     result
 }
 
+/// Binds; where the host has no IPv6, "every address" is every one that it has.
+async fn bind<T, B: Future<Output = io::Result<T>>>(
+    listen: SocketAddr,
+    bind: impl Fn(SocketAddr) -> B,
+) -> io::Result<T> {
+    let failed = match bind(listen).await {
+        Err(error) if listen.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => error,
+        bound => return bound,
+    };
+    match failed.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => {
+            tracing::info!("the host has no IPv6: serving HTTP by IPv4");
+            bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, listen.port()))).await
+        }
+        _ => Err(failed),
+    }
+}
+
 fn check(config: &Config) -> Result<(), AgentError> {
     let name = &config.policy.node;
     let fits = (1..=253).contains(&name.len())
@@ -208,7 +229,7 @@ async fn serve(config: Config, reread: Reread) -> Result<(), AgentError> {
     let settings = config.settings();
     let metrics = Arc::new(Metrics::new());
     let board = Arc::new(Board::new(Arc::clone(&metrics), settings.resync));
-    let listener = tokio::net::TcpListener::bind(config.listen)
+    let listener = bind(config.listen, TcpListener::bind)
         .await
         .map_err(AgentError::io(format!(
             "HTTP server at {}: listen (--listen names another address)",
@@ -265,8 +286,9 @@ async fn serve(config: Config, reread: Reread) -> Result<(), AgentError> {
     result.map_err(AgentError::Loop)
 }
 
-/// The agent between a client and a host, until `stop` ends; its first request comes after `delay`. What belongs to a
-/// process (signals, the lock, HTTP, uevents) is [`run`]'s.
+/// The agent between a client and a host, until `stop` ends; its first requests come after `delay`. The host is looked at
+/// at once, and the cluster's identity, without which no disk is mounted, is asked for after a tenth of it. What belongs
+/// to a process (signals, the lock, HTTP, uevents) is [`run`]'s.
 ///
 /// # Errors
 /// As for [`Agent::run`].
@@ -279,25 +301,27 @@ pub async fn work<H: Host>(
     delay: Duration,
     stop: impl Future<Output = ()>,
 ) -> Result<(), String> {
-    let mut stop = std::pin::pin!(stop);
-    tokio::select! {
-        () = &mut stop => return Ok(()),
-        () = tokio::time::sleep(delay) => {}
-    }
     let (node_seen, node) = watch::channel(Seen::Unknown);
     let (longhorn_seen, longhorn) = watch::channel(Seen::Unknown);
     let followers = [
         tokio::spawn({
             let api = api.clone();
             let decode = |value| api::decode_node(&value);
-            async move { follow(&api, Object::Node, decode, &node_seen).await }
+            async move {
+                tokio::time::sleep(delay).await;
+                follow(&api, Object::Node, decode, &node_seen).await;
+            }
         }),
         tokio::spawn({
             let api = api.clone();
-            async move { follow(&api, Object::Longhorn, api::decode_longhorn, &longhorn_seen).await }
+            async move {
+                tokio::time::sleep(delay).await;
+                follow(&api, Object::Longhorn, api::decode_longhorn, &longhorn_seen).await;
+            }
         }),
     ];
-    let agent = Agent::new(settings, Arc::new(api), host, board, wakes, node, longhorn);
+    let agent = Agent::new(settings, Arc::new(api), host, board, wakes, node, longhorn)
+        .identified_after(delay / 10);
     let result = agent.run(stop).await;
     for follower in followers {
         follower.abort();
@@ -455,6 +479,30 @@ mod tests {
             why.contains("namespace, listen") && !why.contains("nodeName"),
             "{why}"
         );
+    }
+
+    #[tokio::test]
+    async fn without_ipv6_every_address_is_every_one_of_ipv4() {
+        for (errno, fits) in [
+            (Errno::EAFNOSUPPORT, true),
+            (Errno::EADDRNOTAVAIL, true),
+            (Errno::EADDRINUSE, false),
+        ] {
+            let without = |address: SocketAddr| async move {
+                match address {
+                    SocketAddr::V4(_) => TcpListener::bind(address).await,
+                    SocketAddr::V6(_) => Err(io::Error::from(errno)),
+                }
+            };
+            let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+            let bound = bind(any, without).await;
+            assert_eq!(bound.is_ok(), fits, "{errno}: {bound:?}");
+            if let Ok(listener) = bound {
+                assert_eq!(listener.local_addr().unwrap().ip(), Ipv4Addr::UNSPECIFIED);
+            }
+            let one = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+            assert!(bind(one, without).await.is_err(), "what was named is meant");
+        }
     }
 
     #[test]

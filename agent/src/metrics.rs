@@ -367,11 +367,10 @@ mod tests {
             .stderr(Stdio::piped())
             .spawn();
         let Ok(mut child) = child else {
-            assert!(
-                std::env::var_os("CI").is_none(),
-                "promtool is not installed: apt-get install prometheus"
+            skip::skip(
+                "promtool's opinion of the metrics",
+                "promtool is not installed (apt-get install prometheus)",
             );
-            eprintln!("SKIPPED: promtool is not installed (apt-get install prometheus)");
             return;
         };
         child

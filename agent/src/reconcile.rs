@@ -22,7 +22,9 @@ use crate::annotation::{self, NodeMeta, SeedAction};
 use crate::api::{Cluster, Seen, Spent, Trouble, draw};
 use crate::host::{Findings, Host, Request};
 use crate::http::Board;
-use crate::longhorn::{Absence, Decision, Input, LonghornNode, Registration, decide};
+use crate::longhorn::{
+    Absence, Decision, DiskConfig, Input, KnownUuids, LonghornNode, Presence, Registration, decide,
+};
 use crate::names;
 use crate::view::{DiskView, NodeView, Notice, SCHEMA, Standing, standings, transitions};
 
@@ -119,8 +121,8 @@ impl Wakes {
             .collect()
     }
 
-    fn waits(&self) -> bool {
-        self.reasons.load(Ordering::Acquire) != 0
+    fn waiting(&self) -> u8 {
+        self.reasons.load(Ordering::Acquire)
     }
 }
 
@@ -168,8 +170,14 @@ struct Rest {
     why: String,
 }
 
-/// How long the UUIDs of the other nodes are believed.
+/// How long the UUIDs of the other nodes are believed when they would let a disk be registered.
 const OTHERS_KEPT: Duration = Duration::from_secs(60);
+/// How often the other nodes are asked again whether a quarantine still holds: at first, doubling, and at last.
+const OTHERS_AGAIN: (Duration, Duration) = (Duration::from_secs(600), Duration::from_secs(3600));
+/// Passes for uevents that may follow each other at once; after that they come at intervals of this many times the look at
+/// the host, and of no less than a second: uevents that never end must not keep a processor busy.
+const UEVENTS_AT_ONCE: u32 = 3;
+const UEVENT_INTERVAL: (Duration, u32) = (Duration::from_secs(1), 4);
 /// The most of the grace period that is kept for answers to approvals.
 const ANSWERS: Duration = Duration::from_secs(5);
 /// Events posted in one turn at most; the rest comes in the next.
@@ -179,6 +187,14 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_sec
 
 /// Pause before the next look while udev is at work on a disk.
 const LOOK_SOON: Duration = Duration::from_secs(1);
+
+/// The disk UUIDs of the other nodes.
+struct Others {
+    at: Instant,
+    uuids: BTreeMap<String, String>,
+    /// How often in a row they confirmed a quarantine.
+    confirmed: u32,
+}
 
 /// The agent of one node.
 pub struct Agent<C, H> {
@@ -205,7 +221,17 @@ pub struct Agent<C, H> {
     /// Resource version of the Node when its approvals were last spent.
     spent_at: Option<String>,
     rests: BTreeMap<Action, Rest>,
-    others: Option<(Instant, BTreeMap<String, String>)>,
+    others: Option<Others>,
+    /// The other nodes are to be asked again now: somebody has repaired something.
+    ask_others: bool,
+    /// When they are to be asked again whether a quarantine still holds.
+    ask_others_at: Option<Instant>,
+    /// The cluster's identity is asked for from then on.
+    identify_at: Instant,
+    /// When the next pass for uevents is due, if they never ended.
+    uevent_turn: Instant,
+    /// How long a look at the host takes.
+    look: Duration,
     /// The object as our write left it, until the watch shows another than the one we wrote on.
     fresh_node: Option<(String, NodeMeta)>,
     fresh_longhorn: Option<(String, LonghornNode)>,
@@ -259,6 +285,11 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             spent_at: None,
             rests: BTreeMap::new(),
             others: None,
+            ask_others: false,
+            ask_others_at: None,
+            identify_at: Instant::now(),
+            uevent_turn: Instant::now(),
+            look: Duration::ZERO,
             fresh_node: None,
             fresh_longhorn: None,
             told: None,
@@ -269,6 +300,13 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             retry_pass_at: None,
             last_event_texts: BTreeSet::new(),
         }
+    }
+
+    /// Asks for the cluster's identity only after `delay`.
+    #[must_use]
+    pub fn identified_after(mut self, delay: Duration) -> Self {
+        self.identify_at = Instant::now() + delay;
+        self
     }
 
     /// Runs until `stop` ends.
@@ -282,8 +320,10 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         let mut cause = "start";
         self.wakes.wake(Wake::Start);
         loop {
-            if running.is_none() && self.wakes.waits() {
+            let turn = self.turn();
+            if running.is_none() && turn.is_some_and(|at| at <= Instant::now()) {
                 let wakes = self.wakes.take();
+                self.take_turn(&wakes);
                 cause = wakes.first().map_or("start", |w| w.word());
                 tracing::debug!(cause, "a pass begins");
                 // A server that does not answer must not keep the agent from stopping.
@@ -303,7 +343,8 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             };
             // A wake that comes while a pass is at work waits for its end.
             let wake = running.is_none();
-            let retry = [due, self.retry_pass_at.filter(|_| wake)]
+            let turn = self.turn().filter(|_| wake);
+            let retry = [due, self.retry_pass_at.filter(|_| wake), turn]
                 .into_iter()
                 .flatten()
                 .min();
@@ -409,6 +450,30 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         self.notices.extend(notices.collect::<Vec<_>>());
     }
 
+    /// When the next pass may begin, if any wake waits for one.
+    fn turn(&self) -> Option<Instant> {
+        let early = self.interval() * UEVENTS_AT_ONCE;
+        match self.wakes.waiting() {
+            0 => None,
+            bits if bits == Wake::Uevent as u8 => Some(
+                self.uevent_turn
+                    .checked_sub(early)
+                    .unwrap_or(self.uevent_turn),
+            ),
+            _ => Some(Instant::now()),
+        }
+    }
+
+    fn take_turn(&mut self, wakes: &[Wake]) {
+        if wakes == [Wake::Uevent] {
+            self.uevent_turn = self.uevent_turn.max(Instant::now()) + self.interval();
+        }
+    }
+
+    fn interval(&self) -> Duration {
+        UEVENT_INTERVAL.0.max(self.look * UEVENT_INTERVAL.1)
+    }
+
     fn node_name(&self) -> &str {
         &self.settings.policy.node
     }
@@ -419,10 +484,6 @@ impl<C: Cluster, H: Host> Agent<C, H> {
     }
 
     async fn begin(&mut self, wakes: &[Wake]) -> Option<Running<H>> {
-        if wakes.contains(&Wake::Hangup) {
-            // Whoever sends it has repaired something and does not want to wait.
-            self.rests.clear();
-        }
         match self.wakes.reread() {
             Some(Ok(settings)) => {
                 if settings.policy.cluster.is_some() {
@@ -438,6 +499,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         if wakes.contains(&Wake::Hangup) {
             // Whoever sends it has repaired something and does not want to wait.
             self.rests.clear();
+            self.ask_others = true;
         }
         let cluster = self.cluster_uid().await;
         let known = cluster.is_some() || self.settings.without_cluster;
@@ -455,6 +517,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             },
             act,
             forget: wakes.contains(&Wake::Hangup),
+            registered: self.registered(),
         };
         self.at_work.clone_from(&request.approvals);
         let mut host = self.host.take()?;
@@ -471,6 +534,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         self.host = Some(host);
         // Their answers are among the findings.
         self.at_work.clear();
+        self.look = took.saturating_sub(findings.worked);
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -491,6 +555,10 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             // Without the cluster's identity nothing was worked upon: look again when it may be asked for again.
             self.retry_pass_at = self.rests.get(&Action::ClusterUid).map(|r| r.until);
         }
+        if self.uid.is_none() && !self.rests.contains_key(&Action::ClusterUid) {
+            let turn = self.identify_at;
+            self.retry_pass_at = Some(self.retry_pass_at.map_or(turn, |at| at.min(turn)));
+        }
         if findings.look_soon {
             let soon = Instant::now() + LOOK_SOON;
             self.retry_pass_at = Some(self.retry_pass_at.map_or(soon, |at| at.min(soon)));
@@ -506,8 +574,18 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         self.findings = Some(findings);
     }
 
+    /// Names of the disks whose mark by Longhorn decides nothing any more.
+    fn registered(&self) -> BTreeSet<String> {
+        let standing = self.standing.iter().flatten();
+        standing
+            .filter(|(_, standing)| matches!(standing, Registration::Registered { .. }))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
     async fn cluster_uid(&mut self) -> Option<Uuid> {
-        if self.uid.is_none() && self.may(Action::ClusterUid) {
+        let turn = Instant::now() >= self.identify_at;
+        if self.uid.is_none() && turn && self.may(Action::ClusterUid) {
             match self.cluster.cluster_uid().await.and_then(|uid| {
                 Uuid::parse_str(&uid).map_err(|e| Trouble::Undecodable(format!("UID {uid:?}: {e}")))
             }) {
@@ -588,6 +666,10 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         self.node.mark_unchanged();
         let node = self.node_now();
         if let Some(meta) = node.present() {
+            if self.told.is_none() {
+                self.told = Some(annotation::told(meta));
+                self.told_problems = annotation::told_problems(meta);
+            }
             self.take_approvals(meta).await;
         }
         let findings = self.findings.clone()?;
@@ -608,6 +690,18 @@ impl<C: Cluster, H: Host> Agent<C, H> {
                 }
             }
             self.standing = standing;
+        }
+        // A disk that was registered when the host was looked at: its mark is needed now.
+        let registered = self.registered();
+        let unread = findings.registrable.iter().any(|disk| {
+            disk.presence == Presence::Mounted
+                && disk.config == DiskConfig::Unread(None)
+                && !registered.contains(disk.name.as_str())
+        });
+        let seed = seed.filter(|_| !unread);
+        // A pass at work may be the one that reads it.
+        if unread && is_known(&longhorn) && self.host.is_some() {
+            self.wakes.wake(Wake::Retry);
         }
         let view = self.view(&findings, &longhorn, decision.as_ref(), seed.as_ref());
         if let (Some(meta), false, true) = (
@@ -635,6 +729,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         self.rests
             .values()
             .map(|rest| rest.until)
+            .chain(self.ask_others_at)
             .filter(|at| *at > now)
             .min()
     }
@@ -692,41 +787,70 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         live: &LonghornNode,
     ) -> Decision {
         let seed = annotation::seeded(meta);
-        let decide_with = |others: Option<&BTreeMap<String, String>>| {
+        let told = self.told.iter().flatten();
+        let quarantined: BTreeSet<String> = told
+            .filter(|(_, standing)| **standing == Standing::Quarantined)
+            .map(|(name, _)| name.clone())
+            .collect();
+        let vanished_off = self.settings.vanished_off;
+        let decide_with = |others: Option<&Others>| {
             decide(&Input {
                 disks: &findings.registrable,
                 unreadable: &findings.unreadable,
                 absence: &findings.absence,
                 live,
                 seed: &seed,
-                others,
-                vanished_off: self.settings.vanished_off,
+                others: others.map(|others| KnownUuids {
+                    nodes: &others.uuids,
+                    fresh: others.at.elapsed() < OTHERS_KEPT,
+                }),
+                quarantined: &quarantined,
+                vanished_off,
             })
         };
-        let known = self
-            .others
-            .as_ref()
-            .filter(|(at, _)| at.elapsed() < OTHERS_KEPT);
-        let decision = decide_with(known.map(|(_, others)| others));
-        if !decision.needs_others {
-            self.well(Action::DiskUuids);
+        let mut decision = decide_with(self.others.as_ref());
+        self.ask_others_at = None;
+        let again = self.others.as_ref().map(|others| {
+            let factor = 1_u32.checked_shl(others.confirmed).unwrap_or(u32::MAX);
+            let rest = OTHERS_AGAIN.0.saturating_mul(factor).min(OTHERS_AGAIN.1);
+            others.at + rest
+        });
+        let again = again.filter(|_| decision.by_others);
+        let due = again.is_some_and(|at| self.ask_others || at <= Instant::now());
+        // Asking is of no use while what would follow from it must wait.
+        let needed = decision.needs_others && self.may(Action::Longhorn);
+        if !due && !needed {
+            self.ask_others_at = again;
+            if !decision.needs_others {
+                self.well(Action::DiskUuids);
+            }
             return decision;
         }
         if !self.may(Action::DiskUuids) {
             return decision;
         }
         match self.cluster.disk_uuids().await {
-            Ok(others) => {
-                let decision = decide_with(Some(&others));
+            Ok(uuids) => {
                 self.well(Action::DiskUuids);
-                self.others = Some((Instant::now(), others));
-                decision
+                self.ask_others = false;
+                let before = self.others.as_ref().map_or(0, |others| others.confirmed);
+                let mut others = Others {
+                    at: Instant::now(),
+                    uuids,
+                    confirmed: 0,
+                };
+                decision = decide_with(Some(&others));
+                if due && decision.by_others {
+                    others.confirmed = (before + 1).min(16);
+                }
+                self.others = Some(others);
+                // The next turn plans when to ask again.
+                self.ask_others_at = decision.by_others.then(|| Instant::now() + OTHERS_AGAIN.0);
             }
-            Err(trouble) => {
-                self.wrong(Action::DiskUuids, &trouble);
-                decision
-            }
+            // What was known of them still holds, as far as it keeps a disk back.
+            Err(trouble) => self.wrong(Action::DiskUuids, &trouble),
         }
+        decision
     }
 
     fn view(
@@ -886,10 +1010,6 @@ impl<C: Cluster, H: Host> Agent<C, H> {
     }
 
     async fn publish_events(&mut self, meta: &NodeMeta, view: &NodeView) {
-        if self.told.is_none() {
-            self.told = Some(annotation::told(meta));
-            self.told_problems = annotation::told_problems(meta);
-        }
         let told = self.told.clone().unwrap_or_default();
         // They stay there until they are posted: no later comparison would find them again.
         let mut notices = self.notices.clone();
@@ -897,7 +1017,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         let news = view
             .problems
             .iter()
-            .filter(|p| !self.told_problems.contains(*p));
+            .filter(|p| !annotation::is_told(&self.told_problems, p));
         notices.extend(news.map(|problem| Notice {
             reason: "NodeProblem",
             about: "node".to_owned(),
@@ -917,7 +1037,8 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         self.well(Action::Events);
         if late.is_empty() {
             self.told = Some(standings(view));
-            self.told_problems = view.problems.iter().cloned().collect();
+            let problems = view.problems.iter();
+            self.told_problems = problems.map(|p| annotation::cut_problem(p)).collect();
             self.last_event_texts.clear();
         } else {
             // The rest in a moment, as if it had been refused.

@@ -108,6 +108,14 @@ impl Uevents {
     /// # Errors
     /// What the kernel says; no right is needed.
     pub fn open() -> io::Result<Self> {
+        Self::open_with(RECEIVE_BUFFER)
+    }
+
+    /// As [`Self::open`], with a receive buffer of so many bytes; the kernel has a least.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn open_with(receive_buffer: usize) -> io::Result<Self> {
         let fd = socket(
             AddressFamily::Netlink,
             SockType::Datagram,
@@ -115,8 +123,8 @@ impl Uevents {
             SockProtocol::NetlinkKObjectUEvent,
         )?;
         // Beyond net.core.rmem_max where we may, else as far as that goes.
-        if setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-            setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
+        if setsockopt(&fd, sockopt::RcvBufForce, &receive_buffer).is_err() {
+            setsockopt(&fd, sockopt::RcvBuf, &receive_buffer)?;
         }
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, KERNEL_GROUP))?;
         Ok(Self { fd: register(fd)? })

@@ -197,6 +197,9 @@ impl DiskView {
             Some(Registration::Refused { .. } | Registration::KeyTaken { .. }) => {
                 return Some(Standing::NotRegistered);
             }
+            Some(Registration::Waiting {
+                quarantined: true, ..
+            }) => return Some(Standing::Quarantined),
             Some(Registration::Pending | Registration::Waiting { .. }) | None => {}
         }
         match self.verdict? {

@@ -248,6 +248,7 @@ fn prepared() -> (Prepared, Arc<AtomicUsize>) {
     (Prepared(findings, Arc::clone(&passes)), passes)
 }
 
+/// rook/rook#11408, #12004, #5695: unchanged disks were written to the API again and again.
 #[tokio::test(start_paused = true)]
 async fn twenty_four_quiet_hours_cost_no_write_and_a_few_reads() {
     let server = Server::new();
@@ -276,7 +277,7 @@ async fn twenty_four_quiet_hours_cost_no_write_and_a_few_reads() {
     let stopping = async move {
         stopped.wait_for(|stop| *stop).await.unwrap();
     };
-    let delay = Duration::from_secs(3);
+    let delay = Duration::from_secs(30);
     let work = agent::work(
         settings,
         api,
@@ -293,6 +294,13 @@ async fn twenty_four_quiet_hours_cost_no_write_and_a_few_reads() {
         server.taken(),
         Vec::<String>::new(),
         "it waits for its turn"
+    );
+    assert_eq!(passes.load(Ordering::Relaxed), 1, "the host is looked at");
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let taken = server.taken();
+    assert!(
+        taken.len() == 1 && taken[0].contains("/namespaces/kube-system"),
+        "only what mounting waits for: {taken:?}"
     );
     tokio::time::sleep(Duration::from_secs(60)).await;
     server.sync();

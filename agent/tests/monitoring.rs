@@ -34,11 +34,10 @@ fn promtool(folder: &Path, arguments: &[&str]) -> Option<()> {
     let output = match output {
         Ok(output) => output,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            assert!(
-                std::env::var_os("CI").is_none(),
-                "promtool is not installed: apt-get install prometheus"
+            skip::skip(
+                "the rules of alerts",
+                "promtool is not installed (apt-get install prometheus)",
             );
-            eprintln!("SKIPPED: promtool is not installed (apt-get install prometheus)");
             return None;
         }
         Err(error) => panic!("promtool: {error}"),

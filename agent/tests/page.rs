@@ -5,13 +5,19 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use agent::http::{Board, router};
 use agent::longhorn::Registration;
+use agent::metrics::Metrics;
 use agent::page::{STYLE, render};
 use agent::view::{DiskView, NodeView};
 use storage_core::model::VerdictKind;
 
 const WIDTHS: [u32; 3] = [360, 820, 1600];
+/// Makes Chromium prefer the dark scheme.
+const DARK: &str = "--blink-settings=preferredColorScheme=0";
 
 fn disk(device: &str, verdict: VerdictKind, reasons: &[&str]) -> DiskView {
     DiskView {
@@ -171,8 +177,8 @@ fn hostile() -> NodeView {
     view
 }
 
-/// Runs Chromium; `None` where there is none and a skip is allowed.
-fn chromium(profile: &Path, arguments: &[String]) -> Option<String> {
+/// Runs Chromium and gives what it printed and what it logged; `None` where there is none and a skip is allowed.
+fn chromium(profile: &Path, arguments: &[String]) -> Option<(String, String)> {
     let output = Command::new("chromium")
         .args([
             "--headless",
@@ -191,18 +197,17 @@ fn chromium(profile: &Path, arguments: &[String]) -> Option<String> {
     let output = match output {
         Ok(output) => output,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            assert!(
-                std::env::var_os("CI").is_none(),
-                "chromium is not installed: apt-get install chromium"
+            skip::skip(
+                "the page in a browser",
+                "chromium is not installed (apt-get install chromium)",
             );
-            eprintln!("SKIPPED: chromium is not installed (apt-get install chromium)");
             return None;
         }
         Err(error) => panic!("chromium: {error}"),
     };
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
-    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    Some((String::from_utf8_lossy(&output.stdout).into_owned(), said))
 }
 
 /// The value of an attribute that the measuring script set.
@@ -215,7 +220,15 @@ fn measured<'a>(dom: &'a str, name: &str) -> &'a str {
 /// Looks at the page at a width given by a frame, for a window has a least width of its own.
 const FRAME: &str = "<!doctype html><body style=margin:0><iframe src=page.html style='border:0;width:WIDTHpx;height:3000px'></iframe>\
     <script>addEventListener('message',e=>{for(const k in e.data)document.documentElement.dataset[k]=e.data[k]})</script>";
-const MEASURE: &str = "<script>addEventListener('load',()=>{\
+/// `contrast` is that of the text that stands out least from its ground, as WCAG 2 defines it: 1 to 21.
+const MEASURE: &str = "<script>\
+    const parts=c=>c.match(/[\\d.]+/g).map(Number),\
+    light=c=>{const [r,g,b]=c.slice(0,3).map(v=>(v/=255)<=.03928?v/12.92:((v+.055)/1.055)**2.4);return .2126*r+.7152*g+.0722*b},\
+    ground=e=>{for(;e;e=e.parentElement){const c=parts(getComputedStyle(e).backgroundColor);if(c[3]===undefined||c[3]>0)return c}\
+      return matchMedia('(prefers-color-scheme:dark)').matches?[18,18,18]:[255,255,255]},\
+    said=e=>[...e.childNodes].some(n=>n.nodeType==3&&n.data.trim()),\
+    contrast=e=>{const a=light(parts(getComputedStyle(e).color)),b=light(ground(e));return (Math.max(a,b)+.05)/(Math.min(a,b)+.05)};\
+    addEventListener('load',()=>{\
     const r=document.documentElement,all=[...document.querySelectorAll('main *')];\
     parent.postMessage({\
       width:innerWidth,over:r.scrollWidth-innerWidth,\
@@ -224,6 +237,8 @@ const MEASURE: &str = "<script>addEventListener('load',()=>{\
       scripts:document.querySelectorAll('script').length,\
       foreign:document.querySelectorAll('img,iframe,object,style').length,\
       small:all.filter(e=>parseFloat(getComputedStyle(e).fontSize)<11).length,\
+      dark:light(ground(r))<.2?1:0,\
+      contrast:Math.min(...all.filter(said).map(contrast)).toFixed(2),\
       title:document.title},'*')})</script>";
 
 #[test]
@@ -239,22 +254,29 @@ fn no_page_is_wider_than_its_window_and_no_text_becomes_markup() {
         ("hostile", hostile(), &[]),
     ] {
         let html = render(&view, not_ready).unwrap();
-        for width in WIDTHS {
+        let looks = WIDTHS
+            .map(|width| (width, false))
+            .into_iter()
+            .chain([(820, true)]);
+        for (width, dark) in looks {
             std::fs::write(folder.path().join("page.html"), format!("{html}{MEASURE}")).unwrap();
             let frame = FRAME.replace("WIDTH", &width.to_string());
             std::fs::write(folder.path().join("frame.html"), frame).unwrap();
             let url = format!("file://{}/frame.html", folder.path().display());
             let size = format!("--window-size={},3000", width.max(800));
-            let arguments = [
+            let mut arguments = vec![
                 "--dump-dom".to_owned(),
                 size,
                 "--virtual-time-budget=5000".to_owned(),
                 url,
             ];
-            let Some(dom) = chromium(profile.path(), &arguments) else {
+            if dark {
+                arguments.push(DARK.to_owned());
+            }
+            let Some((dom, _)) = chromium(profile.path(), &arguments) else {
                 return;
             };
-            let at = format!("{name} disks at {width} px");
+            let at = format!("{name} disks at {width} px, dark {dark}");
             let is = |what| measured(&dom, what);
             assert_eq!(is("width"), width.to_string(), "{at}");
             assert_eq!(
@@ -265,12 +287,86 @@ fn no_page_is_wider_than_its_window_and_no_text_becomes_markup() {
             assert_eq!(is("rows"), view.disks.len().to_string(), "{at}");
             assert_eq!((is("scripts"), is("foreign")), ("1", "0"), "{at}: markup");
             assert_eq!(is("small"), "0", "{at}: text too small to read");
+            assert_eq!(is("dark"), if dark { "1" } else { "0" }, "{at}: scheme");
+            // What WCAG 2 asks of text of this size (AA).
+            let contrast: f64 = is("contrast").parse().unwrap();
+            assert!(contrast >= 4.5, "{at}: text of contrast {contrast}");
             assert!(is("title").starts_with("Disks of "), "{at}");
         }
         if let Some(to) = std::env::var_os("SCREENSHOTS") {
             screenshots(Path::new(&to), name, &html, folder.path(), profile.path());
         }
     }
+}
+
+/// Serves pages on loopback; gives the address and the paths that are asked for.
+fn serve(routes: axum::Router) -> (std::net::SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let note = Arc::clone(&asked);
+    let routes = routes.layer(axum::middleware::from_fn(
+        move |request: axum::extract::Request, next: axum::middleware::Next| {
+            note.lock().unwrap().push(request.uri().path().to_owned());
+            next.run(request)
+        },
+    ));
+    let (sender, receiver) = std::sync::mpsc::channel();
+    // Ends with the test.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            sender.send(listener.local_addr().unwrap()).unwrap();
+            axum::serve(listener, routes).await.unwrap();
+        });
+    });
+    (receiver.recv().unwrap(), asked)
+}
+
+/// What Chromium complains of on the page at `address`.
+fn complaints(address: std::net::SocketAddr) -> Option<Vec<String>> {
+    let profile = tempfile::tempdir().unwrap();
+    let arguments = [
+        "--enable-logging=stderr".to_owned(),
+        "--dump-dom".to_owned(),
+        "--virtual-time-budget=5000".to_owned(),
+        format!("http://{address}/"),
+    ];
+    let (_, log) = chromium(profile.path(), &arguments)?;
+    let console = log.lines().filter(|line| line.contains(":CONSOLE"));
+    Some(console.map(ToOwned::to_owned).collect())
+}
+
+#[test]
+fn a_browser_shows_the_page_as_it_is_served_under_its_own_policy() {
+    let board = Arc::new(Board::new(
+        Arc::new(Metrics::new()),
+        Duration::from_secs(600),
+    ));
+    board.show(many(), vec![]);
+    let (address, asked) = serve(router(board));
+    let Some(complaints_of_ours) = complaints(address) else {
+        return;
+    };
+    assert_eq!(complaints_of_ours, Vec::<String>::new());
+    let asked = asked.lock().unwrap().clone();
+    assert!(asked.contains(&"/".to_owned()), "{asked:?}");
+    assert!(asked.contains(&"/style.css".to_owned()), "{asked:?}");
+
+    // A policy that forbids what the page needs is complained of: the test would see it.
+    let html = render(&three(), &[]).unwrap();
+    let page = move || async move {
+        (
+            [("content-security-policy", "default-src 'none'")],
+            axum::response::Html(html),
+        )
+    };
+    let (address, asked) = serve(axum::Router::new().route("/", axum::routing::get(page)));
+    let refused = complaints(address).unwrap().join("\n");
+    assert!(refused.contains("Content Security Policy"), "{refused}");
+    assert!(!asked.lock().unwrap().contains(&"/style.css".to_owned()));
 }
 
 fn screenshots(to: &Path, name: &str, html: &str, folder: &Path, profile: &Path) {
@@ -291,7 +387,7 @@ fn screenshots(to: &Path, name: &str, html: &str, folder: &Path, profile: &Path)
                 format!("file://{}/frame.html", folder.display()),
             ];
             if dark {
-                arguments.push("--blink-settings=preferredColorScheme=0".into());
+                arguments.push(DARK.into());
             }
             chromium(profile, &arguments);
         }

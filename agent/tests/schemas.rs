@@ -82,7 +82,10 @@ fn the_documented_fields_are_those_that_are_shown() {
             reason: reason(),
             registered: true,
         },
-        Registration::Waiting { reason: reason() },
+        Registration::Waiting {
+            reason: reason(),
+            quarantined: true,
+        },
         Registration::Missing {
             doubt: Some(reason()),
         },
@@ -94,6 +97,7 @@ fn the_documented_fields_are_those_that_are_shown() {
         disks: vec![],
         shortened: 4,
         left_out: 1,
+        more_problems: vec![reason()],
     };
     let line = ReportDisk {
         key: "wwn-1".into(),

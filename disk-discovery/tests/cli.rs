@@ -692,11 +692,15 @@ fn help_and_version_are_no_errors() {
         assert_eq!(said.code, Some(0));
         assert!(!said.stdout.is_empty() && said.stderr.is_empty());
     }
-    assert!(
-        run(&["--version"])
-            .stdout
-            .contains(env!("CARGO_PKG_VERSION"))
-    );
+    // "disk-discovery 0.1.0 (3c0ef3e12ab4)"
+    let version = run(&["--version"]).stdout;
+    let head = format!("disk-discovery {} (", env!("CARGO_PKG_VERSION"));
+    let commit = version
+        .strip_prefix(&head)
+        .and_then(|rest| rest.strip_suffix(")\n"));
+    let commit = commit.unwrap_or_else(|| panic!("{version:?}"));
+    let is_hash = commit.len() >= 7 && commit.bytes().all(|b| b.is_ascii_hexdigit());
+    assert!(is_hash || commit == "unknown commit", "{version:?}");
     assert!(run(&["man"]).stdout.starts_with(".ie"));
     assert!(
         run(&["completions", "bash"])

@@ -6,7 +6,9 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 use storage_core::model::{HostFacts, Persist};
 use storage_core::ondisk::record::RecordBlock;
-use storage_core::persist::{fstab_line, fstab_with, is_as_wanted, is_our_line, unit_name};
+use storage_core::persist::{
+    fstab_line, fstab_with, is_as_wanted, is_our_line, left_over, unit_name,
+};
 
 /// The seed of `record_block`, its checksum put right.
 fn record() -> RecordBlock {
@@ -45,6 +47,18 @@ fuzz_target!(|data: &[u8]| {
         is_as_wanted(how, point, &record, &[], &host)
     };
     assert!(is(Persist::Fstab, &with) && is(Persist::None, &without));
+    let host = HostFacts {
+        fstab: Some(text.clone()),
+        units: [("x.mount".to_owned(), text.clone())].into(),
+        ..HostFacts::default()
+    };
+    for entry in left_over(&host, &[].into()) {
+        let said = entry.text() + &entry.remedy();
+        assert!(
+            said.len() < 2048 && !said.chars().any(char::is_control),
+            "{said:?}"
+        );
+    }
     let name = unit_name(Path::new(&text));
     assert!(!name.contains('/') && name.ends_with(".mount"), "{name:?}");
 });

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use storage_core::fuzzing::{activity, sysfs_link, sysfs_path, uevent};
+use storage_core::fuzzing::{activity, shown_partition, sysfs_link, sysfs_path, uevent};
 
 fuzz_target!(|data: &[u8]| {
     let (dev, diskseq, partition) = uevent(data);
@@ -19,4 +19,9 @@ fuzz_target!(|data: &[u8]| {
     }
     let (name, path) = text.split_once('\n').unwrap_or(("sda", &text));
     assert!(!sysfs_path(name, path).is_empty());
+    let mut fields = text.split('\n');
+    let mut field = || fields.next().unwrap_or_default();
+    if let Some((start, length)) = shown_partition(field(), field(), field(), field()) {
+        assert!(start % 512 == 0 && length % 512 == 0 && start.checked_add(length).is_some());
+    }
 });

@@ -8,7 +8,9 @@
 
 use std::io;
 
+use sha2::{Digest, Sha256};
 use storage_core::observe::read::ReadAt;
+use storage_core::ondisk::record::{LEN, RecordBlock};
 
 /// A disk of which only some pieces are not zero.
 #[derive(Debug, Clone, Default)]
@@ -60,6 +62,37 @@ impl Disk {
         let mut out = vec![0; length];
         self.fill(&mut out, offset);
         out
+    }
+
+    /// Makes the checksums of the GPT header at `lba` those of what is there.
+    pub fn mend_gpt(&mut self, lba: u64) {
+        let sector = u64::from(self.sector);
+        let mut header = self.bytes(lba * sector, sector as usize);
+        let at = |header: &[u8], at: usize, n: usize| number(&header[at..at + n]);
+        let entries = at(&header, 80, 4) * at(&header, 84, 4);
+        let place = at(&header, 72, 8).checked_mul(sector);
+        if let Some(place) = place.filter(|_| entries <= 1 << 16) {
+            let sum = crc32fast::hash(&self.bytes(place, entries as usize));
+            header[88..92].copy_from_slice(&sum.to_le_bytes());
+        }
+        header[16..20].fill(0);
+        let length = (at(&header, 12, 4) as usize).min(header.len());
+        let sum = crc32fast::hash(&header[..length]);
+        header[16..20].copy_from_slice(&sum.to_le_bytes());
+        self.pieces.push((lba * sector, header));
+    }
+
+    /// Makes the checksum of a record block at `offset` that of what is there; the record, if it is one then.
+    pub fn sign_record(&mut self, offset: u64) -> Option<RecordBlock> {
+        let mut block = self.bytes(offset, LEN);
+        if !RecordBlock::looks_like(&block) {
+            return None;
+        }
+        let sum = Sha256::digest(&block[48..]);
+        block[16..48].copy_from_slice(&sum);
+        let record = RecordBlock::decode(&block).ok();
+        self.pieces.push((offset, block));
+        record
     }
 
     fn fill(&self, out: &mut [u8], offset: u64) {

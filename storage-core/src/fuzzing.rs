@@ -3,12 +3,15 @@
 
 use std::path::Path;
 
-use crate::apply::filesystem::FilesystemRecord;
-use crate::model::{MountRootFacts, UdevHint};
+use uuid::Uuid;
+
+use crate::apply::filesystem::{self, FilesystemRecord};
+use crate::apply::look_again;
+use crate::model::{FilesystemKind, MountRootFacts, UdevHint};
 use crate::observe::dump::DumpFile;
 use crate::observe::memory::Activity;
 use crate::observe::sysfs::{Uevent, canonical};
-use crate::observe::{mounts, transport, udev};
+use crate::observe::{links, mounts, transport, udev};
 
 /// `uevent` of a block device: major and minor number, disk sequence number, partition number.
 #[must_use]
@@ -87,4 +90,29 @@ pub fn filesystem_record(text: &str) -> Result<FilesystemRecord, String> {
 #[must_use]
 pub fn record_conflict(found: &FilesystemRecord, wanted: &FilesystemRecord) -> Option<String> {
     found.conflict(wanted)
+}
+
+/// The device that a link below `/dev/disk` leads to, as its node below `/dev`.
+#[must_use]
+pub fn link_device(target: &str) -> Option<String> {
+    links::device(target).map(|name| name.dev_path())
+}
+
+/// What the answer of `wipefs --no-act --json` says against a disk.
+#[must_use]
+pub fn wipefs_veto(answer: &str, truncated: bool) -> Option<String> {
+    look_again::wipefs_veto(answer, truncated)
+}
+
+/// First byte and length of the partition that sysfs's texts show.
+#[must_use]
+pub fn shown_partition(number: &str, dev: &str, start: &str, size: &str) -> Option<(u64, u64)> {
+    filesystem::parse_partition("sdb1", number, dev, start, size)
+        .map(|partition| (partition.start, partition.length))
+}
+
+/// The UUID in the superblock of ext4 and of XFS at the head of a filesystem.
+#[must_use]
+pub fn superblock_uuids(block: &[u8; 4096]) -> [Option<Uuid>; 2] {
+    [FilesystemKind::Ext4, FilesystemKind::Xfs].map(|kind| filesystem::superblock_uuid(block, kind))
 }

@@ -389,6 +389,35 @@ mod tests {
             prop_assert!(is_as_wanted(Persist::None, point, &record, &[], &host));
         }
 
+        /// What is said of lines and units that anybody may have edited is short, safe to show and about ours alone.
+        #[test]
+        fn whatever_stands_in_fstab_and_units_what_is_left_over_is_safe_to_show(
+            words in prop::collection::vec(prop::sample::select(vec![
+                "UUID=", "\"", "ABC", "/mnt/longhorn/sdb1", " ", "\t", "\n", "\r", "#", FSTAB_MARK, "=", ",", "x",
+            ]), 0..20),
+            unit in prop::collection::vec(prop::sample::select(vec![
+                "What=/dev/disk/by-uuid/", "Where=", "Description=Longhorn disk ", "%%", "%", "ABC", "\n", "\r", "/x",
+            ]), 0..12),
+            bytes in prop::collection::vec(any::<u8>(), 0..60), repeat in 1_usize..20, name in "[ -~]{0,20}",
+        ) {
+            let noise = String::from_utf8_lossy(&bytes).repeat(repeat);
+            let host = HostFacts {
+                fstab: Some(words.concat() + &noise),
+                units: [(name, unit.concat() + &noise)].into(),
+                ..HostFacts::default()
+            };
+            let found = left_over(&host, &BTreeSet::new());
+            let ours = host.fstab.iter().flat_map(|text| text.lines()).filter(|line| is_our_line(line)).count();
+            prop_assert!(found.iter().filter(|entry| entry.unit.is_none()).count() <= ours);
+            for entry in &found {
+                for text in [&entry.name, &entry.uuid, &entry.point, &entry.text(), &entry.remedy()] {
+                    prop_assert!(text.len() <= 1200 && !text.chars().any(char::is_control), "{text:?}");
+                }
+            }
+            let present = found.iter().map(|entry| entry.uuid.clone()).collect();
+            prop_assert_eq!(left_over(&host, &present), []);
+        }
+
         #[test]
         fn a_unit_name_is_one_file_name_of_plain_characters(path in prop::collection::vec(any::<u8>(), 0..40)) {
             let name = unit_name(Path::new(String::from_utf8_lossy(&path).as_ref()));

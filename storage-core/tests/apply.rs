@@ -35,12 +35,7 @@ fn run(program: &str, args: &[&str]) -> String {
 
 /// Whether the test can run; loud when not, and a failure in CI.
 fn possible() -> bool {
-    if nix::unistd::geteuid().is_root() {
-        return true;
-    }
-    assert!(std::env::var_os("CI").is_none(), "not root in CI");
-    eprintln!("SKIPPED: needs root");
-    false
+    skip::root_or_skip("preparing loop devices", nix::unistd::geteuid().is_root())
 }
 
 /// A loop device on a sparse image, with a host whose `run`, `etc` and mount root are temporary.
@@ -246,6 +241,7 @@ fn a_blank_disk_becomes_a_mounted_one_and_the_second_run_finds_nothing() {
             point.file_name().unwrap().to_str(),
             "{record}"
         );
+        check_by_libblkid(&point, &record, filesystem);
         if filesystem == FilesystemKind::Ext4 {
             check_ext4(&point, &record);
         }
@@ -276,6 +272,26 @@ fn a_blank_disk_becomes_a_mounted_one_and_the_second_run_finds_nothing() {
         assert_eq!(bench.mounted(), point);
         assert_eq!(fs::read_to_string(point.join("data")).unwrap(), "precious");
     }
+}
+
+/// What libblkid, which is none of ours, reads in the superblock: kind, UUID and label are those of the record.
+#[track_caller]
+fn check_by_libblkid(point: &Path, record: &serde_json::Value, filesystem: FilesystemKind) {
+    let source = run("findmnt", &["-no", "SOURCE", &point.to_string_lossy()]);
+    let said = run("blkid", &["--probe", "--output", "export", source.trim()]);
+    let field = |name: &str| {
+        let mut pairs = said.lines().filter_map(|line| line.split_once('='));
+        pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+    };
+    let (name, longest) = match filesystem {
+        FilesystemKind::Ext4 => ("ext4", 16),
+        FilesystemKind::Xfs => ("xfs", 12),
+    };
+    assert_eq!(field("TYPE"), Some(name), "{said}");
+    assert_eq!(field("UUID"), record["filesystemUuid"].as_str(), "{said}");
+    let label = format!("dd-{}", record["name"].as_str().unwrap());
+    let label: String = label.chars().take(longest).collect();
+    assert_eq!(field("LABEL"), Some(label.as_str()), "{said}");
 }
 
 /// What e2fsprogs reads in the superblock: no block is kept for root, UUID and label are those of the record.

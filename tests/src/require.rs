@@ -1,33 +1,8 @@
 //! What a test needs of the machine: without it the test is skipped loudly, or fails where `CI` is set.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-static SKIPPED: AtomicU32 = AtomicU32::new(0);
-
-/// Whether the run must not skip anything: the environment variable `CI` is set and not empty.
-#[must_use]
-pub fn must_not_skip() -> bool {
-    std::env::var_os("CI").is_some_and(|value| !value.is_empty())
-}
-
-/// Notes a skipped test on stderr.
-///
-/// # Panics
-/// Where `CI` is set: there a skipped test is a failed one.
-pub fn skip(what: &str, why: &str) {
-    assert!(
-        !must_not_skip(),
-        "{what} cannot be skipped where CI is set: {why}"
-    );
-    let count = SKIPPED.fetch_add(1, Ordering::Relaxed) + 1;
-    // Past libtest's capture, which hides what a passing test prints.
-    use std::io::Write;
-    let line = format!("SKIPPED: {what}: {why} ({count} skipped by this program so far)\n");
-    std::io::stderr()
-        .write_all(line.as_bytes())
-        .expect("stderr takes a line");
-}
+pub use skip::{must_not_skip, skip};
 
 /// Whether this process is root.
 #[must_use]

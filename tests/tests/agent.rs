@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use agent::uevent::Uevents;
 use disk_discovery_testbed::cluster::client_of;
 use disk_discovery_testbed::flux::{self, Flux};
 use disk_discovery_testbed::longhorn::admission::Denial;
@@ -26,8 +27,9 @@ use disk_discovery_tests::disk::run_tool;
 use disk_discovery_tests::run::hashes;
 use disk_discovery_tests::sim::{Content, Faults, SimDisk, SimHost};
 use disk_discovery_tests::{LoopDisk, image, require_devices, require_fuse};
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -451,6 +453,87 @@ fn what_a_user_sets_on_a_disk_stays_and_a_disk_that_he_deletes_stays_away_until_
 }
 
 #[test]
+fn the_last_disk_that_a_user_removes_stays_removed_although_longhorn_reads_the_seed_again() {
+    let bed = bed!(new, "last");
+    bed.label("node.longhorn.io/create-default-disk", "config");
+    let disk = bed.blank("a");
+    let key = name(&disk);
+    let agent = bed.start([&disk]);
+    bed.until_ready(vec![key.clone()]);
+    bed.until("the seed", 5, || bed.seed() == names([&disk]));
+    bed.in_the_ui(|node| node.spec.disks.get_mut(&key).unwrap().allow_scheduling = false);
+    bed.until("the seed to shrink", 10, || bed.seed().is_empty());
+    bed.in_the_ui(|node| drop(node.spec.disks.remove(&key)));
+    bed.until("to be told", 10, || bed.count_events("DiskRemoved") == 1);
+    // Ten of Longhorn's looks at it.
+    seconds(3);
+    assert!(bed.disk_specs().is_empty(), "{:#?}", bed.disk_specs());
+    assert!(agent.stop().0.success());
+    let agent = bed.start([&disk]);
+    bed.until("the agent to be ready", 20, || agent.is_ready());
+    seconds(2);
+    assert!(bed.disk_specs().is_empty(), "{:#?}", bed.disk_specs());
+    assert_eq!(bed.seed(), Vec::<String>::new());
+    bed.annotate_longhorn("disk-discovery.io/manage", Some(&key));
+    bed.until_ready(vec![key]);
+}
+
+#[test]
+fn a_disk_whose_longhorn_uuid_another_node_reports_is_neither_seeded_nor_registered_until_that_is_over()
+ {
+    let mut bed = bed!(without_longhorn, "twin-here");
+    bed.install_longhorn(Release::NEWEST);
+    let disk = bed.blank("a");
+    let agent = bed.start([&disk]);
+    bed.until("the seed", 20, || bed.seed() == names([&disk]));
+    // As on the copy of a disk that another node has.
+    let uuid = "6cb3c4a5-0f93-4b0e-8a59-6a1a0d6f1ee5";
+    let mark = mount_point(&bed, &disk).join("longhorn-disk.cfg");
+    fs::write(&mark, json!({ "diskUUID": uuid }).to_string()).unwrap();
+    let twin = json!({
+        "apiVersion": "longhorn.io/v1beta2", "kind": "Node",
+        "metadata": {"name": "twin-there", "namespace": "longhorn-system"},
+        "spec": {"name": "twin-there", "allowScheduling": true, "disks": {}},
+    });
+    let longhorn = manager::nodes(&bed.client);
+    bed.block_on(
+        bed.shared()
+            .cluster
+            .apply("longhorn-manager", &twin.to_string()),
+    )
+    .unwrap();
+    let report = |disks: Value| {
+        let patch = Patch::Merge(json!({"status": {"diskStatus": disks}}));
+        bed.block_on(longhorn.patch_status("twin-there", &PatchParams::default(), &patch))
+            .unwrap();
+    };
+    report(json!({"x": {"diskUUID": uuid}}));
+    agent.signal(Signal::SIGHUP);
+    bed.until("the seed to shrink", 10, || bed.seed().is_empty());
+    bed.start_longhorn(Duration::from_millis(300));
+    bed.until("to be told", 20, || {
+        bed.count_events("DiskQuarantined") == 1
+    });
+    let lists = || {
+        let requests = bed.requests();
+        requests.iter().filter(|r| r.verb == "list").count()
+    };
+    assert_eq!(lists(), 1);
+    seconds(3);
+    assert!(bed.disk_specs().is_empty(), "{:#?}", bed.disk_specs());
+    assert_eq!(bed.seed(), Vec::<String>::new());
+    assert_eq!(lists(), 1, "nobody is asked again and again");
+    let said = agent.disk(&disk);
+    assert_eq!(said["longhorn"]["node"], "twin-there", "{said}");
+
+    report(json!({"x": null}));
+    agent.signal(Signal::SIGHUP);
+    bed.until_ready(names([&disk]));
+    assert_eq!(lists(), 2);
+    assert_eq!(bed.count_events("DiskQuarantined"), 1);
+}
+
+#[test]
 fn a_default_disks_annotation_that_somebody_else_made_is_left_and_said() {
     let bed = bed!(new, "annotated");
     let theirs = r#"[{"name":"x","path":"/elsewhere","allowScheduling":true}]"#;
@@ -477,6 +560,64 @@ fn a_default_disks_annotation_that_somebody_else_made_is_left_and_said() {
     // Given back, it is ours.
     bed.annotate("node.longhorn.io/default-disks-config", None);
     bed.until("the seed", 10, || bed.seed() == names([&disk]));
+}
+
+#[test]
+fn annotations_that_others_write_after_us_are_left_or_overruled_by_whose_they_are() {
+    let bed = bed!(new, "conflicts");
+    let [first, second] = ["a", "b"].map(|name| bed.blank(name));
+    second.hide();
+    let _agent = bed.start([&first, &second]);
+    bed.until_ready(names([&first]));
+    let seed = "node.longhorn.io/default-disks-config";
+    let report = "disk-discovery.io/report";
+    bed.until("the seed", 5, || bed.seed() == names([&first]));
+    let told = |by: &str| {
+        let told = |(reason, note): &(String, String)| reason == "NodeProblem" && note.contains(by);
+        bed.events().iter().any(told)
+    };
+
+    // The report is in a domain of ours.
+    bed.annotate(report, Some("edited"));
+    bed.until("the report to be whole again", 10, || {
+        bed.annotation(report)
+            .is_some_and(|text| text.contains("disk-discovery.io/report/v1"))
+    });
+
+    // Flux says the same as we and owns it together with us: what is to change waits for it.
+    let nodes: Api<Node> = Api::all(bed.client.clone());
+    let apply = |annotations: Value| {
+        let node = json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": bed.node, "annotations": annotations},
+        });
+        let params = PatchParams::apply(flux::MANAGER);
+        bed.block_on(nodes.patch(&bed.node, &params, &Patch::Apply(&node)))
+            .unwrap();
+    };
+    let text = bed.annotation(seed).unwrap();
+    apply(json!({ seed: text }));
+    second.show();
+    second.uevent("add");
+    bed.until_ready(names([&first, &second]));
+    bed.until("to be told whose it is", 10, || told(flux::MANAGER));
+    assert_eq!(bed.annotation(seed), Some(text));
+    let conflicts = bed.writes();
+    let conflicts = conflicts
+        .iter()
+        .filter(|r| r.response_status.as_ref().is_some_and(|s| s.code == 409))
+        .filter(|r| r.uri.contains("disk-discovery-seed"));
+    assert_eq!(conflicts.count(), 0);
+    apply(json!({}));
+    bed.until("the seed to follow", 10, || {
+        bed.seed() == names([&first, &second])
+    });
+
+    // Whoever overwrites it has it.
+    bed.annotate(seed, Some("[]"));
+    bed.until("to be told whose it is", 10, || told("kubectl-annotate"));
+    seconds(1);
+    assert_eq!(bed.annotation(seed).as_deref(), Some("[]"));
 }
 
 #[test]
@@ -527,6 +668,109 @@ fn an_approval_is_spent_once_and_one_for_other_content_is_refused() {
     assert_eq!(hashes([&changed]), before);
 }
 
+/// A rule of the cluster's administrator that has nothing to do with ours.
+const NO_SPENDING: &str = r#"
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata:
+  name: no-spending
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    resourceRules:
+      - { apiGroups: [""], apiVersions: [v1], operations: [UPDATE], resources: [nodes] }
+  matchConditions:
+    - name: is-the-agent
+      expression: request.userInfo.username == 'system:serviceaccount:longhorn-system:disk-discovery'
+  validations:
+    - expression: >-
+        !('disk-discovery.io/approve' in oldObject.metadata.?annotations.orValue({}))
+        || 'disk-discovery.io/approve' in object.metadata.?annotations.orValue({})
+      message: no approvals on a Tuesday
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: no-spending
+spec:
+  policyName: no-spending
+  validationActions: [Deny]
+"#;
+
+#[test]
+fn an_approval_that_a_policy_of_the_cluster_denies_is_said_and_waits_for_it() {
+    let bed = bed!(new, "denied-approval");
+    let approve = "disk-discovery.io/approve";
+    let cluster = &bed.shared().cluster;
+    bed.block_on(cluster.apply("admin", NO_SPENDING)).unwrap();
+    let spend = bed.block_on(async {
+        let account = cluster
+            .account("longhorn-system", bed::ACCOUNT, Some(&bed.node))
+            .await;
+        Api::<Node>::all(client_of(&account.unwrap()).await.unwrap())
+    });
+    bed.until("the policy to judge", 30, || {
+        bed.annotate(approve, Some("probe"));
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {approve: null}}}));
+        bed.block_on(spend.patch(&bed.node, &PatchParams::default(), &patch))
+            .is_err()
+    });
+    bed.annotate(approve, None);
+
+    let image = bed.images().join("a");
+    image::sparse(&image, 64 * MIB);
+    run_tool("mkfs.ext4", &["-q", "-F", image.to_str().unwrap()]);
+    let disk = LoopDisk::attach(&image);
+    let agent = bed.start([&disk]);
+    bed.until("to be refused", 20, || bed.count_events("DiskRefused") == 1);
+    let words = agent.disk(&disk)["approval"].as_str().unwrap().to_owned();
+    let before = hashes([&disk]);
+    bed.annotate(approve, Some(&words));
+    bed.until("the agent to tell of the denial", 20, || {
+        agent.status()["troubles"]
+            .to_string()
+            .contains("no approvals on a Tuesday")
+    });
+    seconds(2);
+    assert_eq!(bed.annotation(approve), Some(words));
+    assert_eq!(hashes([&disk]), before);
+
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(bed.client.clone());
+    bed.block_on(bindings.delete("no-spending", &DeleteParams::default()))
+        .unwrap();
+    bed.until("the approval to be spent", 40, || {
+        // What a person does who has repaired it and does not want to wait.
+        agent.signal(Signal::SIGHUP);
+        seconds(1);
+        bed.count_events("ApprovalSpent") == 1
+    });
+    bed.until_ready(names([&disk]));
+}
+
+#[test]
+fn of_two_agents_on_a_node_the_second_does_nothing_while_the_first_makes_a_filesystem() {
+    require_fuse!();
+    let bed = bed!(new, "two-at-work");
+    let (_host, disk, device) = slow_disk(&bed, Duration::from_millis(20));
+    let first = bed.start([&device]);
+    until_mkfs(&bed, &first);
+    let second = bed.start([&device]);
+    bed.until("the second to say that it waits", 10, || {
+        second
+            .get("/readyz")
+            .is_some_and(|(code, body)| code == 503 && body.contains("another agent"))
+    });
+    seconds(1);
+    assert!(device.mount_points().is_empty(), "the first is at work");
+    assert_eq!(second.passes(), 0.0);
+    assert!(!second.log().contains("step started"), "{}", second.log());
+    first.kill();
+    disk.set_faults(Faults::default());
+    bed.until_ready(names([&device]));
+    assert!(second.log().contains("step started"));
+}
+
+/// openshift/lvm-operator (its lock file): two agents during a rollout.
 #[test]
 fn of_two_agents_on_a_node_the_second_waits_and_takes_over_when_the_first_ends() {
     let bed = bed!(new, "two");
@@ -587,6 +831,49 @@ fn a_thousand_uevents_are_one_or_two_passes() {
         (1.0..=2.0 + others).contains(&made),
         "{made} passes, {others} uevents of others"
     );
+}
+
+/// rook/rook#11408, #12004, #5695: unchanged disks were written to the API again and again.
+#[test]
+fn lost_uevents_are_known_to_be_lost() {
+    require_devices!();
+    let backing = tempfile::NamedTempFile::new().unwrap();
+    image::sparse(backing.path(), 64 * MIB);
+    let disk = LoopDisk::attach(backing.path());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        // The kernel makes of it the least that it allows.
+        let mut uevents = Uevents::open_with(1).unwrap();
+        for _ in 0..1500 {
+            disk.uevent("change");
+        }
+        let burst = uevents.burst().await.unwrap();
+        assert!(burst.overflow && burst.wakes(), "{burst:?}");
+    });
+}
+
+#[test]
+fn a_disk_whose_uevent_was_lost_is_found_all_the_same() {
+    let bed = bed!(new, "overflow");
+    let [noisy, silent] = ["a", "b"].map(|name| bed.blank(name));
+    silent.hide();
+    let agent = bed.start([&noisy, &silent]);
+    bed.until_ready(names([&noisy]));
+    seconds(2);
+    let overflows = || agent.metric("disk_discovery_uevent_overflows_total");
+    assert_eq!(overflows(), 0.0);
+    agent.signal(Signal::SIGSTOP);
+    // More than its buffer of 8 MiB holds.
+    for _ in 0..30_000 {
+        noisy.uevent("change");
+    }
+    silent.show();
+    agent.signal(Signal::SIGCONT);
+    bed.until("the loss to be known", 10, || overflows() > 0.0);
+    bed.until_ready(names([&noisy, &silent]));
 }
 
 #[test]
@@ -849,6 +1136,21 @@ fn flux_and_the_agent_keep_one_longhorn_node_without_a_fight() {
     bed.block_on(flux.delete("storage")).unwrap();
 }
 
+/// The words of a denial that cannot be taken for an invalid request.
+fn forbidden(error: kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => {
+            assert_eq!(
+                (status.code, status.reason.as_str()),
+                (403, "Forbidden"),
+                "{status:?}"
+            );
+            status.message.clone()
+        }
+        other => panic!("{other}"),
+    }
+}
+
 #[test]
 fn the_agents_token_reaches_its_own_node_and_no_other() {
     let bed = bed!(new, "own");
@@ -883,14 +1185,14 @@ fn the_agents_token_reaches_its_own_node_and_no_other() {
                 .patch(name, &params, &Patch::Merge(patch))
                 .await
                 .map(drop)
-                .map_err(|e| e.to_string())
+                .map_err(forbidden)
         };
         let judge_longhorn = async |name: &str, patch: &Value| {
             longhorn
                 .patch(name, &params, &Patch::Merge(patch))
                 .await
                 .map(drop)
-                .map_err(|e| e.to_string())
+                .map_err(forbidden)
         };
         judge("own", &report).await.unwrap();
         judge_longhorn("own", &disk).await.unwrap();

@@ -197,7 +197,15 @@ fn data_that_nobody_can_name_is_refused_with_its_place() {
     assert!(samples.len() > 100, "only {} samples", samples.len());
     let sampled = samples[samples.len() / 2];
     let one = [1_u8].as_slice();
+    // Every other place is tried in storage-core, in memory; here one at random, on a real device.
+    let seed = uuid::Uuid::new_v4();
+    let at = u64::try_from(seed.as_u128() % (4 << 20)).unwrap();
+    let last = seed.as_u128() >> 127 == 1;
+    let at = if last { size - 1 - at } else { at };
+    let drawn = format!("one byte at {at}, drawn by {seed}");
+    println!("{drawn}");
     let places = [
+        (drawn.as_str(), at, one),
         (
             "random bytes in the first window",
             1 << 20,

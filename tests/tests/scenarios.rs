@@ -131,6 +131,7 @@ fn a_dry_run_writes_nowhere() {
     assert_eq!(disk.writes(), 0);
 }
 
+/// openshift/lvm-operator (its lock file): two agents during a rollout.
 #[test]
 fn of_two_runs_at_once_only_one_acts_and_the_other_says_who_holds_the_lock() {
     require_devices!();
@@ -477,6 +478,7 @@ fn a_disk_of_16_tib_is_prepared() {
     }
 }
 
+/// minio/directpv#553: one LUN that hangs kept all others back.
 #[test]
 fn a_disk_that_hangs_delays_no_other_verdict() {
     require_fuse!();
@@ -804,6 +806,8 @@ fn uevents(socket: &impl AsRawFd, names: &[&str]) -> Vec<String> {
     found
 }
 
+/// minio/directpv#583: its own probing caused a storm of uevents. openebs/openebs#2655: descriptors that it kept made
+/// `lvremove` and `cryptsetup` fail.
 #[test]
 fn a_pass_causes_no_uevent_opens_nothing_for_writing_and_keeps_nothing_open() {
     require_devices!();

@@ -446,6 +446,49 @@ async fn a_server_that_lets_no_watch_live_is_not_asked_in_a_hot_loop() {
     assert!((2..60).contains(&asked), "{asked} requests");
 }
 
+/// How many requests a server gets in three seconds that lets the object be read and answers watches so.
+async fn asked_of_one_that_denies_watches(denial: impl Fn() -> Answer) -> usize {
+    let answers = (0..500).flat_map(|_| [is(200, &node("7")), denial()]);
+    let (api, script) = bed(answers.collect()).await;
+    let (sender, _seen) = watch::channel(Seen::Unknown);
+    let follow = follow(&api, Object::Node, |v| decode_node(&v), &sender);
+    tokio::time::timeout(Duration::from_secs(3), follow)
+        .await
+        .unwrap_err();
+    script.seen.lock().unwrap().len()
+}
+
+#[tokio::test]
+async fn a_watch_that_is_denied_is_left_alone_for_as_long_as_the_answer_says() {
+    let named = json!({"name": "k3s1", "kind": "nodes"});
+    let throttled = |after| {
+        Answer::Is(
+            429,
+            vec![("retry-after", after)],
+            "Too many requests".into(),
+        )
+    };
+    let (forbidden, unauthorized, at_once, patience) = tokio::join!(
+        asked_of_one_that_denies_watches(|| status(403, "Forbidden", "no", &named)),
+        asked_of_one_that_denies_watches(|| status(401, "Unauthorized", "no", &json!({}))),
+        asked_of_one_that_denies_watches(|| throttled("1")),
+        asked_of_one_that_denies_watches(|| throttled("30")),
+    );
+    assert!((2..=6).contains(&forbidden), "{forbidden}");
+    assert!((2..=4).contains(&unauthorized), "{unauthorized}");
+    assert!((4..=6).contains(&at_once) || at_once == 2, "{at_once}");
+    assert_eq!(patience, 2);
+}
+
+#[test]
+fn what_a_server_asks_for_is_only_ever_drawn_out() {
+    let asked = Trouble::Throttled(Some(Duration::from_secs(30)));
+    assert_eq!(asked.spread_rest(1, 0.0), Duration::from_secs(30));
+    assert!(asked.spread_rest(1, 1.0) <= Duration::from_secs(60));
+    let lost = Trouble::Unreachable("x".into());
+    assert_eq!(lost.spread_rest(1, 0.0), Duration::from_secs(1));
+}
+
 #[tokio::test]
 async fn an_object_that_appears_later_is_seen_by_the_watch() {
     let added = json!({"type": "ADDED", "object": node("5")}).to_string() + "\n";

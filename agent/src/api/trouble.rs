@@ -1,6 +1,5 @@
 //! What can go wrong with a call, by what is to be done about it.
 
-use std::error::Error as _;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -94,7 +93,7 @@ impl Trouble {
 
     /// A connection that could not be made or broke.
     #[must_use]
-    pub fn lost(error: &kube::Error) -> Self {
+    pub fn lost(error: &dyn std::error::Error) -> Self {
         let mut text = error.to_string();
         let mut cause = error.source();
         while let Some(error) = cause {
@@ -159,6 +158,16 @@ impl Trouble {
             | Self::Invalid(..)
             | Self::Undecodable(_) => doubling(30, 600),
         }
+    }
+
+    /// [`Self::rest`] with jitter: `drawn` is from 0 to 1. What the server asks for is only ever drawn out.
+    #[must_use]
+    pub fn spread_rest(&self, failures: u32, drawn: f64) -> Duration {
+        let least = match self {
+            Self::Throttled(Some(_)) => 1.0,
+            _ => 0.5,
+        };
+        self.rest(failures).mul_f64(least + drawn)
     }
 
     /// One word for metrics.

@@ -5,12 +5,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::TryStreamExt;
+use futures::{Stream, TryStreamExt};
+use http_body_util::BodyExt as _;
+use kube::client::Body;
 use kube::core::WatchEvent;
 use kube::core::params::WatchParams;
+use kube::core::response::Status;
 use serde_json::Value;
 use tokio::sync::watch::Sender;
 use tokio::time::Instant;
+use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
+use tokio_util::io::StreamReader;
 
 use super::{Api, Object, Trouble, draw, pause};
 
@@ -55,6 +60,9 @@ fn watch_seconds() -> u32 {
 /// proxies let no watch live, and nothing is tried in a hot loop.
 pub(super) const HEALTHY: Duration = Duration::from_secs(5);
 
+/// A server that goes away ends the watches of all agents in the same moment: they come back over this time.
+const RECONNECT: Duration = Duration::from_secs(5);
+
 /// How often a missing CRD is looked for, at first and at last: Longhorn is often installed together with the agent.
 const NO_RESOURCE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
@@ -97,26 +105,49 @@ pub async fn follow<T: PartialEq>(
                 failures = failures.saturating_add(1);
                 tracing::warn!(?object, %trouble, failures, "cannot read the object");
                 publish(seen, Seen::Lost(trouble.to_string()));
-                tokio::time::sleep(trouble.rest(failures).mul_f64(0.5 + draw())).await;
+                tokio::time::sleep(trouble.spread_rest(failures, draw())).await;
                 continue;
             }
         };
         missed = 0;
-        loop {
+        let rest = loop {
             let began = Instant::now();
-            let ended = watch(api, object, &mut version, &decode, seen).await;
-            let lived = began.elapsed() > HEALTHY;
-            failures = if lived { 0 } else { failures.saturating_add(1) };
+            let seconds = watch_seconds();
+            let ended = watch(api, object, &mut version, seconds, &decode, seen).await;
+            let lived = began.elapsed();
+            let healthy = lived > HEALTHY;
+            failures = if healthy {
+                0
+            } else {
+                failures.saturating_add(1)
+            };
             match ended {
                 // The server ends every watch after a while; the next goes on from there.
-                Ok(()) if lived => continue,
-                Ok(()) => tracing::debug!(?object, failures, "the watch ended at once"),
-                Err(Trouble::Expired) => tracing::debug!(?object, "the watch expired"),
-                Err(trouble) => tracing::debug!(?object, %trouble, failures, "the watch broke"),
+                Ok(()) if healthy => {
+                    if lived + RECONNECT < Duration::from_secs(seconds.into()) {
+                        tokio::time::sleep(RECONNECT.mul_f64(draw())).await;
+                    }
+                }
+                Ok(()) => {
+                    tracing::debug!(?object, failures, "the watch ended at once");
+                    break Duration::ZERO;
+                }
+                Err(Trouble::Expired) => {
+                    tracing::debug!(?object, "the watch expired");
+                    break Duration::ZERO;
+                }
+                Err(trouble) if healthy => {
+                    tracing::debug!(?object, %trouble, "the watch broke");
+                    break RECONNECT.mul_f64(draw());
+                }
+                Err(trouble) => {
+                    tracing::warn!(?object, %trouble, failures, "cannot watch the object");
+                    break trouble.spread_rest(failures, draw());
+                }
             }
-            break;
-        }
-        tokio::time::sleep(pause(failures.clamp(1, 7), Duration::from_secs(30))).await;
+        };
+        let least = pause(failures.clamp(1, 7), Duration::from_secs(30));
+        tokio::time::sleep(rest.max(least)).await;
     }
 }
 
@@ -149,10 +180,10 @@ async fn watch<T: PartialEq>(
     api: &Api,
     object: Object,
     version: &mut String,
+    seconds: u32,
     decode: &impl Fn(Value) -> Result<T, Trouble>,
     seen: &Sender<Seen<T>>,
 ) -> Result<(), Trouble> {
-    let seconds = watch_seconds();
     let params = WatchParams::default()
         .fields(&format!("metadata.name={}", api.node))
         .timeout(seconds);
@@ -164,29 +195,31 @@ async fn watch<T: PartialEq>(
         ),
     };
     let request = request.map_err(Trouble::request)?;
-    let opened = tokio::time::timeout(api.deadline, api.client.request_events::<Value>(request));
-    let stream = match opened.await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            let trouble = of_error(&error);
-            api.metrics.request(name, trouble.label(), None);
-            return Err(trouble);
-        }
-        Err(_) => {
-            api.metrics.request(name, "timed-out", None);
-            return Err(Trouble::TimedOut);
-        }
-    };
-    api.metrics.request(name, "ok", None);
-    let mut stream = std::pin::pin!(stream);
+    let opened = tokio::time::timeout(api.deadline, open(api, request)).await;
+    let opened = opened.unwrap_or(Err(Trouble::TimedOut));
+    let outcome = opened.as_ref().map_or_else(Trouble::label, |_| "ok");
+    api.metrics.request(name, outcome, None);
+    let mut lines = std::pin::pin!(opened?);
     // The server ends the watch by itself; a connection that died silently is left after this.
     let silence = Duration::from_secs(u64::from(seconds) + 30);
     loop {
-        let event = match tokio::time::timeout(silence, stream.try_next()).await {
-            Ok(Ok(Some(event))) => event,
+        let line = match tokio::time::timeout(silence, lines.try_next()).await {
+            Ok(Ok(Some(line))) => line,
             Ok(Ok(None)) => return Ok(()),
-            Ok(Err(error)) => return Err(of_error(&error)),
+            Ok(Err(error)) => return Err(Trouble::lost(&error)),
             Err(_) => return Err(Trouble::TimedOut),
+        };
+        let event = match serde_json::from_str::<WatchEvent<Value>>(&line) {
+            Ok(event) => event,
+            // The stream ended in the middle of a line.
+            Err(error) if error.is_eof() => return Ok(()),
+            Err(error) => {
+                let status: Option<Status> = serde_json::from_str(&line).ok();
+                return Err(status.map_or_else(
+                    || Trouble::Undecodable(error.to_string()),
+                    |status| Trouble::of(status.code, &http::HeaderMap::new(), line.as_bytes()),
+                ));
+            }
         };
         match event {
             WatchEvent::Added(value) | WatchEvent::Modified(value) => {
@@ -206,12 +239,23 @@ async fn watch<T: PartialEq>(
     }
 }
 
-fn of_error(error: &kube::Error) -> Trouble {
-    match error {
-        kube::Error::Api(status) => {
-            let body = serde_json::to_vec(status).unwrap_or_default();
-            Trouble::of(status.code, &http::HeaderMap::new(), &body)
-        }
-        other => Trouble::lost(other),
+/// Opens a watch: its lines. kube's own way loses the headers of an answer that is no success, `Retry-After` among them.
+async fn open(
+    api: &Api,
+    mut request: http::Request<Vec<u8>>,
+) -> Result<impl Stream<Item = Result<String, LinesCodecError>>, Trouble> {
+    // Since Kubernetes 1.37 each event is compressed by itself, and the client unpacks only the first.
+    request.headers_mut().insert(
+        http::header::ACCEPT_ENCODING,
+        http::HeaderValue::from_static("identity"),
+    );
+    let response = api.client.send(request.map(Body::from)).await;
+    let (parts, body) = response.map_err(|e| Trouble::lost(&e))?.into_parts();
+    if !parts.status.is_success() {
+        let bytes = body.collect_bytes().await;
+        let bytes = bytes.map_err(|e| Trouble::lost(&e))?;
+        return Err(Trouble::of(parts.status.as_u16(), &parts.headers, &bytes));
     }
+    let bytes = body.into_data_stream().map_err(std::io::Error::other);
+    Ok(FramedRead::new(StreamReader::new(bytes), LinesCodec::new()))
 }

@@ -30,6 +30,8 @@ pub enum DiskConfig {
     Uuid(String),
     /// It is there and useless; Longhorn would not repair it.
     Broken(String),
+    /// It was not read: there was no need, or why it could not be.
+    Unread(Option<String>),
 }
 
 /// A disk of ours, or an adopted one, that is on this host.
@@ -76,6 +78,16 @@ pub enum Absence {
     Proven,
 }
 
+/// Longhorn's disk UUIDs on the other nodes.
+#[derive(Debug, Clone, Copy)]
+pub struct KnownUuids<'a> {
+    /// `longhorn-disk.cfg` UUID → node.
+    pub nodes: &'a BTreeMap<String, String>,
+    /// Whether it was asked for a moment ago: what is not in it may be registered. What is in it keeps a disk back
+    /// however old it is.
+    pub fresh: bool,
+}
+
 /// Everything that the decision depends on.
 #[derive(Debug, Clone)]
 pub struct Input<'a> {
@@ -89,8 +101,10 @@ pub struct Input<'a> {
     pub live: &'a LonghornNode,
     /// Entries of the seed annotation, when it is ours: disks that Longhorn made from it are ours too.
     pub seed: &'a BTreeMap<String, DiskSpec>,
-    /// `longhorn-disk.cfg` UUID → node, of the other nodes; `None` until it was asked for.
-    pub others: Option<&'a BTreeMap<String, String>>,
+    /// What the other nodes have; `None` until they were asked.
+    pub others: Option<KnownUuids<'a>>,
+    /// Names of disks that were last told as quarantined.
+    pub quarantined: &'a BTreeSet<String>,
     /// Whether scheduling is turned off on a disk that vanished.
     pub vanished_off: bool,
 }
@@ -248,6 +262,9 @@ pub enum Registration {
     Waiting {
         /// What.
         reason: String,
+        /// Whether it was quarantined when that was last known.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        quarantined: bool,
     },
     /// Registered by us and not seen on this host any more.
     Missing {
@@ -328,7 +345,7 @@ impl fmt::Display for Registration {
             } => {
                 write!(f, "registered but not mounted: {reason}")
             }
-            Self::Waiting { reason } => write!(f, "not registered yet: {reason}"),
+            Self::Waiting { reason, .. } => write!(f, "not registered yet: {reason}"),
             Self::Missing { doubt: None } => f.write_str("registered, but the disk is gone"),
             Self::Missing { doubt: Some(why) } => write!(f, "registered, but not seen; {why}"),
             Self::Unreadable { reason } => write!(f, "registered, but cannot be read: {reason}"),
@@ -347,6 +364,8 @@ pub struct Decision {
     pub patch: Option<Value>,
     /// Whether the UUIDs of the other nodes must be asked for before a disk can be registered.
     pub needs_others: bool,
+    /// Whether a disk is kept back by what the other nodes have.
+    pub by_others: bool,
     /// Each disk's standing, by its name.
     pub disks: BTreeMap<String, Registration>,
     /// Names in the `manage` annotation that no disk answers to.
@@ -378,6 +397,7 @@ pub fn decide(input: &Input<'_>) -> Decision {
         spec: Map::new(),
         changes: Vec::new(),
         needs_others: false,
+        by_others: false,
     };
     let mut disks = BTreeMap::new();
     for disk in input.disks {
@@ -407,20 +427,22 @@ fn unreadable(input: &Input<'_>, why: &str) -> Decision {
         changes: Vec::new(),
         patch: None,
         needs_others: false,
+        by_others: false,
         disks: input
             .disks
             .iter()
-            .map(|d| {
-                (
-                    d.name.to_string(),
-                    Registration::Waiting {
-                        reason: reason.clone(),
-                    },
-                )
-            })
+            .map(|d| (d.name.to_string(), waiting(input, d, &reason)))
             .collect(),
         unknown_given: Vec::new(),
         hold: Some(hold),
+    }
+}
+
+/// What is not known must not lift a quarantine.
+fn waiting(input: &Input<'_>, disk: &HostDisk, reason: &str) -> Registration {
+    Registration::Waiting {
+        reason: reason.to_owned(),
+        quarantined: input.quarantined.contains(disk.name.as_str()),
     }
 }
 
@@ -433,6 +455,7 @@ struct Pass<'a> {
     spec: Map<String, Value>,
     changes: Vec<Change>,
     needs_others: bool,
+    by_others: bool,
 }
 
 impl Pass<'_> {
@@ -660,6 +683,14 @@ impl Pass<'_> {
                     ),
                 });
             }
+            DiskConfig::Unread(Some(why)) => {
+                let reason = format!("{}/longhorn-disk.cfg cannot be read: {why}", disk.path);
+                return Some(Registration::Refused { reason });
+            }
+            DiskConfig::Unread(None) => {
+                let reason = "its longhorn-disk.cfg is not read yet";
+                return Some(waiting(self.input, disk, reason));
+            }
             DiskConfig::Uuid(uuid) => uuid,
         };
         let quarantined = |node: &str| Registration::Quarantined {
@@ -674,13 +705,21 @@ impl Pass<'_> {
         if here {
             return Some(quarantined(&live.metadata.name));
         }
-        let Some(others) = self.input.others else {
-            self.needs_others = true;
-            let reason = "whether another node has a disk with its Longhorn UUID is not known yet"
-                .to_owned();
-            return Some(Registration::Waiting { reason });
-        };
-        others.get(uuid).map(|node| quarantined(node))
+        let others = self.input.others;
+        if let Some(node) = others.and_then(|others| others.nodes.get(uuid)) {
+            self.by_others = true;
+            // Whoever gives it to us has removed the other one, or thinks so.
+            let given = self.given.contains(disk.name.as_str());
+            self.needs_others |= given && others.is_some_and(|others| !others.fresh);
+            return Some(quarantined(node));
+        }
+        if others.is_some_and(|others| others.fresh) {
+            return None;
+        }
+        // While nothing can be written, the answer would be old when it can.
+        self.needs_others |= obstacle(live).is_none();
+        let reason = "whether another node has a disk with its Longhorn UUID is not known yet";
+        Some(waiting(self.input, disk, reason))
     }
 
     fn judge_unreadable(&self, disk: &UnreadableDisk) -> Registration {
@@ -763,25 +802,16 @@ impl Pass<'_> {
             .map(|name| name.chars().take(63).collect())
             .collect();
         // A disk that still waits keeps the annotation until it can be acted upon.
-        let waits = self
-            .given
-            .iter()
-            .any(|name| matches!(disks.get(*name), Some(Registration::Waiting { .. })));
+        let waits = self.given.iter().any(|name| match disks.get(*name) {
+            Some(Registration::Waiting { .. }) => true,
+            Some(Registration::Quarantined { .. }) => self.needs_others,
+            _ => false,
+        });
         let spend = live.metadata.annotations.contains_key(names::MANAGE) && !waits;
         if spend {
             self.changes.push(Change::Spend);
         }
-        let hold = if self.changes.is_empty() {
-            None
-        } else if live.metadata.deletion_timestamp.is_some() {
-            Some(Hold::Deleting)
-        } else if live.spec.name.as_deref().unwrap_or_default().is_empty() {
-            Some(Hold::NotTakenOver)
-        } else if !live.is_synced() {
-            Some(Hold::Syncing)
-        } else {
-            None
-        };
+        let hold = obstacle(live).filter(|_| !self.changes.is_empty());
         let patch = (!self.changes.is_empty() && hold.is_none()).then(|| {
             let mut annotations = Map::new();
             if self.next != self.memory {
@@ -808,9 +838,23 @@ impl Pass<'_> {
             hold,
             patch,
             needs_others: self.needs_others,
+            by_others: self.by_others,
             disks,
             unknown_given,
         }
+    }
+}
+
+/// Why nothing can be written to the object as it stands.
+fn obstacle(live: &LonghornNode) -> Option<Hold> {
+    if live.metadata.deletion_timestamp.is_some() {
+        Some(Hold::Deleting)
+    } else if live.spec.name.as_deref().unwrap_or_default().is_empty() {
+        Some(Hold::NotTakenOver)
+    } else if !live.is_synced() {
+        Some(Hold::Syncing)
+    } else {
+        None
     }
 }
 

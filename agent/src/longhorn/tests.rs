@@ -1,6 +1,6 @@
 //! Scenarios over a stand-in object: patches are applied as RFC 7396 says, other writers as they write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -32,6 +32,8 @@ struct Bed {
     disks: Vec<HostDisk>,
     seed: BTreeMap<String, DiskSpec>,
     others: Option<BTreeMap<String, String>>,
+    old: bool,
+    quarantined: BTreeSet<String>,
     unreadable: Vec<UnreadableDisk>,
     absence: Absence,
     vanished_off: bool,
@@ -64,6 +66,8 @@ impl Bed {
             disks: names.iter().map(|n| disk(n)).collect(),
             seed: BTreeMap::new(),
             others: Some(BTreeMap::new()),
+            old: false,
+            quarantined: BTreeSet::new(),
             unreadable: Vec::new(),
             absence: Absence::Proven,
             vanished_off: false,
@@ -78,7 +82,11 @@ impl Bed {
             absence: &self.absence,
             live: &LonghornNode::decode(self.object.clone()).unwrap(),
             seed: &self.seed,
-            others: self.others.as_ref(),
+            others: self.others.as_ref().map(|nodes| KnownUuids {
+                nodes,
+                fresh: !self.old,
+            }),
+            quarantined: &self.quarantined,
             vanished_off: self.vanished_off,
         })
     }
@@ -563,6 +571,7 @@ fn scheduling_is_not_turned_on_while_a_user_evicts_the_disk() {
     assert_eq!(bed.spec("sdb1")["allowScheduling"], json!(false));
 }
 
+/// longhorn/longhorn, `types.go`: one bad path in the annotation drops the whole list.
 #[test]
 fn a_disk_that_is_not_mounted_is_not_shown_to_longhorn() {
     let mut bed = Bed::new(&["sdb1"]);
@@ -604,6 +613,60 @@ fn a_copy_of_a_disk_of_another_node_is_quarantined() {
     bed.settle();
     assert_eq!(bed.keys(), ["sdb1", "sdc1"]);
     assert!(!bed.decide().needs_others, "a registered disk asks nobody");
+}
+
+#[test]
+fn what_is_not_known_of_other_nodes_lifts_no_quarantine_and_registers_nothing() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.disks[0].config = DiskConfig::Uuid("u1".into());
+    bed.others = Some([("u1".to_owned(), "k3s2".to_owned())].into());
+    bed.old = true;
+    let decision = bed.step();
+    assert!(decision.by_others && !decision.needs_others);
+    assert!(matches!(
+        decision.disks["sdb1"],
+        Registration::Quarantined { .. }
+    ));
+    // Given, it is looked at again before the word is spent.
+    bed.annotate(names::MANAGE, "sdb1");
+    let decision = bed.step();
+    assert!(decision.needs_others && decision.changes.is_empty());
+    bed.object["metadata"]["annotations"] = json!({});
+    // What is not among them is not enough either when they are old.
+    bed.others = Some(BTreeMap::new());
+    bed.quarantined.insert("sdb1".into());
+    for others in [Some(BTreeMap::new()), None] {
+        bed.others = others;
+        let decision = bed.step();
+        assert!(decision.needs_others && decision.changes.is_empty());
+        assert!(matches!(
+            decision.disks["sdb1"],
+            Registration::Waiting {
+                quarantined: true,
+                ..
+            }
+        ));
+    }
+    // Nobody is asked while the answer would be of no use.
+    bed.object["spec"]["disks"]["theirs"] = json!({"path": "/x"});
+    assert!(!bed.step().needs_others);
+    bed.sync();
+    bed.others = Some(BTreeMap::new());
+    bed.old = false;
+    bed.settle();
+    assert_eq!(bed.keys(), ["sdb1", "theirs"]);
+}
+
+#[test]
+fn a_mark_that_was_not_read_keeps_a_disk_back() {
+    for (why, refused) in [(None, false), (Some("it hangs".to_owned()), true)] {
+        let mut bed = Bed::new(&["sdb1"]);
+        bed.disks[0].config = DiskConfig::Unread(why);
+        let standing = bed.settle().disks["sdb1"].clone();
+        assert_eq!(matches!(standing, Registration::Refused { .. }), refused);
+        assert_eq!(matches!(standing, Registration::Waiting { .. }), !refused);
+        assert_eq!(bed.writes, 0);
+    }
 }
 
 #[test]
@@ -742,7 +805,7 @@ fn any_live() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever others have done to the object after we registered: one more write at most, then quiet; no
     /// key ever goes; a key that was never ours never changes.

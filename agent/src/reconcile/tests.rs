@@ -955,6 +955,124 @@ async fn the_other_nodes_are_asked_only_for_a_disk_that_longhorn_knows() {
     bed.end().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_lasting_quarantine_asks_rarely_and_is_told_once_whatever_the_answers() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.host.findings.lock().unwrap().registrable[0].config = DiskConfig::Uuid("u1".into());
+    let elsewhere = ("u1".to_owned(), "k3s2".to_owned());
+    bed.cluster.others.lock().unwrap().extend([elsewhere]);
+    bed.start();
+    let mut hours = Vec::new();
+    for _ in 0..6 {
+        // Longhorn writes its status every half a minute.
+        for _ in 0..120 {
+            bed.show_both();
+            secs(30).await;
+        }
+        let calls = bed.calls();
+        hours.push(calls.iter().filter(|c| *c == "list").count());
+    }
+    assert!((2..=4).contains(&hours[0]), "{hours:?}");
+    assert!(hours[1..].iter().all(|n| *n <= 1), "{hours:?}");
+    assert!(hours[2..].iter().sum::<usize>() >= 3, "{hours:?}");
+    // From now on nobody answers.
+    bed.trouble("list", &vec![Trouble::TimedOut; 1000]);
+    let version = bed.annotation(names::REPORT);
+    for _ in 0..240 {
+        bed.show_both();
+        secs(30).await;
+    }
+    assert_eq!(bed.annotation(names::REPORT), version);
+    // Not even after a restart.
+    bed.end().await;
+    bed.start();
+    for _ in 0..20 {
+        bed.show_both();
+        secs(30).await;
+    }
+    assert_eq!(bed.reasons(), ["DiskQuarantined"]);
+    // Repaired, it is seen at once when somebody says so.
+    bed.trouble("list", &[]);
+    bed.cluster.others.lock().unwrap().clear();
+    bed.wakes.hangup(Ok(bed.settings.clone()));
+    secs(5).await;
+    assert_eq!(bed.keys(), ["sdb1"]);
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_given_out_of_quarantine_is_compared_at_once() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.host.findings.lock().unwrap().registrable[0].config = DiskConfig::Uuid("u1".into());
+    let elsewhere = ("u1".to_owned(), "k3s2".to_owned());
+    bed.cluster.others.lock().unwrap().extend([elsewhere]);
+    bed.start();
+    bed.show_both();
+    secs(300).await;
+    bed.calls();
+    bed.cluster.others.lock().unwrap().clear();
+    bed.cluster.log.lock().unwrap().longhorn["metadata"]["annotations"] =
+        json!({ names::MANAGE: "sdb1" });
+    bed.show_both();
+    secs(5).await;
+    assert_eq!(bed.count("list"), 1);
+    assert_eq!(bed.keys(), ["sdb1"]);
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mark_that_was_not_needed_is_read_when_it_is() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.start();
+    bed.show_both();
+    secs(1).await;
+    bed.cluster.sync();
+    secs(5).await;
+    bed.wakes.wake(Wake::Uevent);
+    secs(5).await;
+    let registered = |bed: &Bed| {
+        let requests = bed.host.requests.lock().unwrap();
+        requests.last().unwrap().registered.len()
+    };
+    assert_eq!(registered(&bed), 1);
+    bed.host.findings.lock().unwrap().registrable[0].config = DiskConfig::Unread(None);
+    bed.wakes.wake(Wake::Uevent);
+    secs(5).await;
+    let passes = bed.passes();
+    // Longhorn's node is deleted, and with it what was known.
+    bed.host.findings.lock().unwrap().registrable[0].config = DiskConfig::Absent;
+    bed.cluster.longhorn.send_replace(Seen::Absent);
+    secs(5).await;
+    assert_eq!((bed.passes(), registered(&bed)), (passes + 1, 0));
+    assert!(bed.annotation(names::SEED).is_some());
+    bed.end().await;
+}
+
+/// In real time: virtual time stands still while a thread is at work.
+#[tokio::test]
+async fn uevents_without_end_leave_most_of_a_processor_to_others() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.host.takes = Duration::from_millis(400);
+    bed.start();
+    let began = Instant::now();
+    let mut third = Duration::ZERO;
+    while began.elapsed() < Duration::from_secs(9) {
+        bed.wakes.wake(Wake::Uevent);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if bed.passes() == 3 && third.is_zero() {
+            third = began.elapsed();
+        }
+    }
+    // The start, three at once and then one each 1.6 s; without a bound there are more than 20.
+    let passes = bed.passes();
+    assert!((6..=10).contains(&passes), "{passes} passes");
+    assert!(
+        third < Duration::from_secs(2),
+        "the first are immediate: {third:?}"
+    );
+    bed.end().await;
+}
+
 /// rook/rook#14844: in a pod's network namespace no uevent may arrive at all.
 #[tokio::test(start_paused = true)]
 async fn rook_14844_without_any_uevent_the_timer_finds_a_new_disk() {
@@ -990,6 +1108,7 @@ async fn while_udev_is_at_work_on_a_disk_the_agent_looks_each_second_and_then_no
     bed.end().await;
 }
 
+/// harvester/harvester (lost wake-up): an event during a scan was lost.
 #[tokio::test(start_paused = true)]
 async fn a_thousand_wakes_during_a_pass_are_one_more_pass() {
     let mut bed = Bed::new(&["sdb1"]);

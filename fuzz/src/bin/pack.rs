@@ -22,10 +22,23 @@ fn pack(path: &str, sector: u32) -> std::io::Result<Disk> {
     };
     let first = 0..(72 << 10).min(size);
     let last = size.saturating_sub(64 << 10).max(first.end)..size;
-    let middle = [128 << 10, 256 << 10, 512 << 10, 1 << 20, 2 << 20, 64 << 20];
+    // The record blocks and the superblock in the first partition of a disk of ours are among them.
+    let middle = [
+        128 << 10,
+        256 << 10,
+        512 << 10,
+        1 << 20,
+        (1 << 20) + 1024,
+        (1 << 20) + 1536,
+        2 << 20,
+        64 << 20,
+        size.saturating_sub(1 << 20) / 4096 * 4096,
+    ];
     let mut offsets: Vec<u64> = first.step_by(512).collect();
     offsets.extend(middle.into_iter().filter(|at| at + 4096 <= size));
     offsets.extend(last.step_by(512));
+    offsets.sort_unstable();
+    offsets.dedup();
     let mut kept = 0;
     for offset in offsets {
         let mut bytes = vec![0; 512.min(size - offset) as usize];

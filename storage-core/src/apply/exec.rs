@@ -406,6 +406,21 @@ mod tests {
         assert!(error.to_string().contains("killed by signal 9"), "{error}");
     }
 
+    /// silogen/cluster-bloom#285, #295: sessions were logged out and disks deleted. None of these programs can do either.
+    #[test]
+    fn cluster_bloom_285_and_295_no_program_is_run_but_those_that_make_check_and_mount() {
+        let names = Tool::ALL.map(Tool::name);
+        let all = [
+            "mkfs.ext4",
+            "mkfs.xfs",
+            "wipefs",
+            "findmnt",
+            "systemd-analyze",
+            "systemctl",
+        ];
+        assert_eq!(names, all);
+    }
+
     #[test]
     fn a_tool_that_does_not_end_is_killed_with_its_children() {
         let began = Instant::now();

@@ -154,7 +154,7 @@ pub(super) fn check_superblock(target: &Target, record: &RecordBlock) -> Result<
 
 /// UUID in the superblock within the first 4 KiB: ext4's at byte 1024, with magic at 56 and UUID at 104; XFS's
 /// at byte 0, with magic `XFSB` and UUID at 32.
-fn superblock_uuid(block: &[u8; 4096], kind: FilesystemKind) -> Option<Uuid> {
+pub(crate) fn superblock_uuid(block: &[u8; 4096], kind: FilesystemKind) -> Option<Uuid> {
     let (magic, expected, uuid): (_, &[u8], _) = match kind {
         FilesystemKind::Ext4 => (1024 + 56, &[0x53, 0xef], 1024 + 104),
         FilesystemKind::Xfs => (0, b"XFSB", 32),
@@ -428,14 +428,14 @@ impl Stage {
 
 /// A partition as the kernel shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ShownPartition {
+pub(crate) struct ShownPartition {
     pub(super) number: u32,
     pub(super) name: String,
     pub(super) dev: DevNum,
     /// First byte.
-    pub(super) start: u64,
+    pub(crate) start: u64,
     /// Length in bytes.
-    pub(super) length: u64,
+    pub(crate) length: u64,
 }
 
 /// The partitions of a disk that sysfs shows, by number.
@@ -469,23 +469,34 @@ fn shown_partition(dir: &Path) -> Result<Option<ShownPartition>, ApplyError> {
     let (Some(dev), Some(start), Some(size)) = (read("dev")?, read("start")?, read("size")?) else {
         return Ok(None);
     };
-    let sectors = |text: &str| text.parse::<u64>().ok()?.checked_mul(512);
-    let parsed = || {
-        Some(ShownPartition {
-            number: number.parse().ok()?,
-            name: dir.file_name()?.to_str()?.to_owned(),
-            dev: DevNum::parse(&dev)?,
-            start: sectors(&start)?,
-            length: sectors(&size)?,
-        })
-    };
-    match parsed() {
+    let name = dir.file_name().and_then(|name| name.to_str());
+    match name.and_then(|name| parse_partition(name, &number, &dev, &start, &size)) {
         Some(partition) => Ok(Some(partition)),
         None => Err(ApplyError::NotVerified {
             object: dir.display().to_string(),
             what: "number, device number, start or size makes no sense".to_owned(),
         }),
     }
+}
+
+/// What the kernel's texts say of a partition; sysfs counts in units of 512 bytes whatever the sector size.
+pub(crate) fn parse_partition(
+    name: &str,
+    number: &str,
+    dev: &str,
+    start: &str,
+    size: &str,
+) -> Option<ShownPartition> {
+    let units = |text: &str| text.parse::<u64>().ok()?.checked_mul(512);
+    let (start, length) = (units(start)?, units(size)?);
+    start.checked_add(length)?;
+    Some(ShownPartition {
+        number: number.parse().ok()?,
+        name: name.to_owned(),
+        dev: DevNum::parse(dev)?,
+        start,
+        length,
+    })
 }
 
 #[cfg(test)]
@@ -586,6 +597,43 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100_000) })]
+
+        /// What is read is where it stands, and nothing is read without its magic.
+        #[test]
+        fn no_superblock_makes_the_look_at_it_panic(
+            uuid in any::<[u8; 16]>(), magic in any::<[u8; 4]>(), right in any::<bool>(), xfs in any::<bool>(),
+            noise in prop::collection::vec((0_usize..4096, any::<u8>()), 0..8),
+        ) {
+            let kind = if xfs { FilesystemKind::Xfs } else { FilesystemKind::Ext4 };
+            let mut block = [0; 4096];
+            let (at, expected, place): (_, &[u8], _) = if xfs { (0, b"XFSB", 32) } else { (1080, b"\x53\xef", 1128) };
+            block[at..at + 4].copy_from_slice(&magic);
+            if right {
+                block[at..at + expected.len()].copy_from_slice(expected);
+            }
+            block[place..place + 16].copy_from_slice(&uuid);
+            for (at, byte) in noise {
+                block[at] = byte;
+            }
+            let there = block[at..].starts_with(expected);
+            let uuid = Uuid::from_slice(&block[place..place + 16]).unwrap();
+            prop_assert_eq!(superblock_uuid(&block, kind), there.then_some(uuid));
+        }
+
+        #[test]
+        fn no_text_of_sysfs_makes_a_partition_that_makes_no_sense(
+            number in "[0-9-]{0,4}|[ -~]{0,6}", dev in "[0-9]{1,3}:[0-9]{1,3}|[ -~]{0,8}", start in "[0-9]{0,20}|[ -~]{0,6}",
+            size in "[0-9]{1,20}|[ -~]{0,6}", noise in prop::collection::vec(any::<u8>(), 0..8),
+        ) {
+            let noise = String::from_utf8_lossy(&noise);
+            for size in [size.as_str(), &noise] {
+                if let Some(shown) = parse_partition("sdb1", &number, &dev, &start, size) {
+                    prop_assert!(shown.start.is_multiple_of(512) && shown.length.is_multiple_of(512));
+                    prop_assert_eq!(shown.start / 512, start.trim_start_matches('+').parse::<u64>().unwrap());
+                    prop_assert!(shown.start.checked_add(shown.length).is_some());
+                }
+            }
+        }
 
         #[test]
         fn no_bytes_make_the_record_panic(

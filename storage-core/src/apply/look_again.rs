@@ -35,7 +35,6 @@
 //! a look as above and a fresh classification, never from what the planner saw.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -722,7 +721,6 @@ fn prove_now(locked: &Locked, policy: &Policy, watch: &Watch) -> Result<BlankPro
 
 #[derive(Deserialize)]
 struct Wipefs {
-    #[serde(default)]
     signatures: Vec<WipefsSignature>,
 }
 
@@ -744,35 +742,45 @@ fn second_witness(locked: &Locked, watch: &Watch) -> Result<(), ApplyError> {
         Duration::from_secs(60),
         &mut |_, _| true,
     )?;
-    let text = printed.stdout.trim();
-    if text.is_empty() {
-        return Ok(());
+    match wipefs_veto(&printed.stdout, printed.truncated) {
+        None => Ok(()),
+        Some(why) => Err(ApplyError::Refused {
+            object: node,
+            act: "ask wipefs",
+            why,
+            remedy: "look at the disk with wipefs --no-act and blkid --probe".to_owned(),
+        }),
     }
-    let refused = |why: String| ApplyError::Refused {
-        object: node.clone(),
-        act: "ask wipefs",
-        why,
-        remedy: "look at the disk with wipefs --no-act and blkid --probe".to_owned(),
+}
+
+/// What in the answer of `wipefs --no-act --json` speaks against the disk. It prints nothing when it sees nothing;
+/// what it prints are names and offsets off the disk.
+pub(crate) fn wipefs_veto(answer: &str, truncated: bool) -> Option<String> {
+    let text = answer.trim();
+    if text.is_empty() && !truncated {
+        return None;
+    }
+    // An object and nothing else: serde would take an array for a struct, too.
+    let object = serde_json::from_str::<serde_json::Map<_, _>>(text);
+    let said = object.and_then(|object| serde_json::from_value(object.into()));
+    let said: Wipefs = match said {
+        Ok(said) => said,
+        Err(error) => {
+            let error = RecordBlock::cut(&error.to_string(), 160);
+            return Some(format!("its answer cannot be understood: {error}"));
+        }
     };
-    let said: Wipefs = serde_json::from_str(text)
-        .map_err(|e| refused(format!("its answer cannot be understood: {e}")))?;
-    if said.signatures.is_empty() && !printed.truncated {
-        return Ok(());
+    if said.signatures.is_empty() && !truncated {
+        return None;
     }
-    let mut list = String::new();
-    for signature in said.signatures.iter().take(8) {
-        let clean = |t: &str| RecordBlock::cut(t, 40);
-        write!(
-            list,
-            " {} at {}",
-            clean(&signature.kind),
-            clean(&signature.offset)
-        )
-        .map_err(|e| refused(e.to_string()))?;
-    }
-    Err(refused(format!(
-        "the disk was proven blank, but wipefs sees{list}"
-    )))
+    let clean = |t: &str| RecordBlock::cut(t, 40);
+    let list: String = said
+        .signatures
+        .iter()
+        .take(8)
+        .map(|one| format!(" {} at {}", clean(&one.kind), clean(&one.offset)))
+        .collect();
+    Some(format!("the disk was proven blank, but wipefs sees{list}"))
 }
 
 /// Checks that the disk is ours and, when `record` is given, that it is the very preparation we are at.
@@ -883,6 +891,77 @@ pub(super) fn wait_until_free(
                 std::thread::sleep(Duration::from_millis(10));
             }
             Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What util-linux 2.38 prints.
+    const ANSWER: &str = r#"{
+   "signatures": [
+      {
+         "device": "sdb",
+         "offset": "0x438",
+         "type": "ext4",
+         "uuid": "1f0ad52c-a7de-4e0c-b9f8-dbd9fb1ca7c8",
+         "label": null
+      }
+   ]
+}"#;
+
+    #[test]
+    fn wipefs_acquits_by_silence_alone() {
+        for silent in ["", "\n", "{\"signatures\": []}"] {
+            assert_eq!(wipefs_veto(silent, false), None, "{silent:?}");
+            assert!(wipefs_veto(silent, true).is_some(), "{silent:?}");
+        }
+        let why = wipefs_veto(ANSWER, false).unwrap();
+        assert!(why.ends_with("wipefs sees ext4 at 0x438"), "{why}");
+        for odd in [
+            "{}",
+            "[]",
+            "[[]]",
+            "null",
+            "0",
+            "{\"signatures\": null}",
+            "{\"signatures\": {}}",
+            "x",
+        ] {
+            let why = wipefs_veto(odd, false).unwrap();
+            assert!(
+                why.starts_with("its answer cannot be understood"),
+                "{odd}: {why}"
+            );
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100_000) })]
+
+        /// No answer makes it panic; every one that shows a signature, or none that is understood, is a veto in words
+        /// that are short and safe to show.
+        #[test]
+        fn no_answer_of_wipefs_makes_it_panic_or_acquits_by_mistake(
+            bytes in prop::collection::vec(any::<u8>(), 0..60), at in 0..ANSWER.len(), cut in 0_usize..60,
+            whole in any::<bool>(), repeat in 1_usize..40,
+        ) {
+            let noise = String::from_utf8_lossy(&bytes).repeat(repeat);
+            let mut text = if whole { String::new() } else { ANSWER.to_owned() };
+            let (from, to) = (at.min(text.len()), (at + cut).min(text.len()));
+            text.replace_range(from..to, &noise);
+            let veto = wipefs_veto(&text, false);
+            if veto.is_none() {
+                let said: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+                let list = said.as_ref().and_then(|said| said.get("signatures")?.as_array());
+                prop_assert!(text.trim().is_empty() || list.is_some_and(Vec::is_empty), "{text}");
+            }
+            let clean = |why: &String| why.len() < 800 && !why.chars().any(char::is_control);
+            prop_assert!(veto.as_ref().is_none_or(clean), "{veto:?}");
         }
     }
 }

@@ -62,7 +62,7 @@ mod error;
 pub mod exec;
 pub mod filesystem;
 mod lock;
-mod look_again;
+pub(crate) mod look_again;
 pub mod mount;
 mod persist;
 mod watch;

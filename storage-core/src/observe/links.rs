@@ -53,7 +53,7 @@ pub(crate) fn read(source: Source<'_>) -> (BTreeMap<KernelName, Vec<String>>, Ve
 }
 
 /// The device that a link leads to: `../../sda1`, `../../cciss/c0d0`, `/dev/sda1`.
-fn device(target: &str) -> Option<KernelName> {
+pub(crate) fn device(target: &str) -> Option<KernelName> {
     let path = target
         .strip_prefix("/dev/")
         .unwrap_or_else(|| target.trim_start_matches("../"));
@@ -62,6 +62,10 @@ fn device(target: &str) -> Option<KernelName> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Component, Path};
+
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -71,5 +75,25 @@ mod tests {
         assert_eq!(name("/dev/nvme0n1").unwrap(), "nvme0n1");
         assert_eq!(name("../../cciss/c0d0p1").unwrap(), "cciss!c0d0p1");
         assert_eq!(name("../.."), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100_000) })]
+
+        /// A link is whatever somebody made it: the name in it leads to nothing but a node below `/dev`.
+        #[test]
+        fn no_target_makes_it_panic_or_leave_dev(
+            words in prop::collection::vec(prop::sample::select(vec!["../", "..", "/", ".", "/dev/", "sda1", "!", "\0", " "]), 0..6),
+            bytes in prop::collection::vec(any::<u8>(), 0..20), before in any::<bool>(),
+        ) {
+            let (words, bytes) = (words.concat(), String::from_utf8_lossy(&bytes).into_owned());
+            let target = if before { bytes + &words } else { words + &bytes };
+            if let Some(name) = device(&target) {
+                let node = Path::new("/dev").join(name.dev_path());
+                let parts: Vec<Component<'_>> = node.components().skip(2).collect();
+                prop_assert!(node.starts_with("/dev") && !parts.is_empty(), "{node:?}");
+                prop_assert!(parts.iter().all(|part| matches!(part, Component::Normal(_))), "{node:?}");
+            }
+        }
     }
 }

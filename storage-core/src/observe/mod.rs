@@ -15,7 +15,7 @@ pub mod device;
 pub mod dump;
 pub mod error;
 pub mod identity;
-mod links;
+pub(crate) mod links;
 pub(crate) mod memory;
 pub mod mounts;
 mod observer;

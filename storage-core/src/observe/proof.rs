@@ -24,6 +24,20 @@ pub const WINDOW: u64 = 4 << 20;
 pub const SAMPLE: u64 = 4096;
 /// Bytes of one read.
 const CHUNK: usize = 256 << 10;
+
+/// The sizes of what is read; smaller in tests of many cases, so that those are quick.
+#[derive(Debug, Clone, Copy)]
+struct Grain {
+    window: u64,
+    sample: u64,
+    chunk: usize,
+}
+
+const GRAIN: Grain = Grain {
+    window: WINDOW,
+    sample: SAMPLE,
+    chunk: CHUNK,
+};
 /// The fewest samples that count as a proof.
 pub const MIN_SAMPLES: u32 = 16;
 
@@ -109,7 +123,20 @@ pub fn prove_range(
     samples: u32,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Finding {
-    let windows = match windows(start, length, depth, samples, device.logical_sector()) {
+    let sector = device.logical_sector();
+    let windows = windows(start, length, depth, samples, sector, GRAIN);
+    read_windows(device, what, (start, length), windows, GRAIN, progress)
+}
+
+fn read_windows(
+    device: &dyn ReadAt,
+    what: &str,
+    (start, length): (u64, u64),
+    windows: Result<Windows, String>,
+    grain: Grain,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Finding {
+    let windows = match windows {
         Ok(windows) => windows,
         Err(cause) => {
             return Finding::Failed(ReadError {
@@ -120,11 +147,12 @@ pub fn prove_range(
         }
     };
     let total: u64 = windows.ranges.iter().map(|r| r.1).sum();
-    let mut buffer = vec![0_u8; CHUNK];
+    let mut buffer = vec![0_u8; grain.chunk];
     let mut done = 0_u64;
-    for (offset, take) in reads(&windows.ranges) {
-        let Some(part) = buffer.get_mut(..take) else {
-            break;
+    for (offset, take) in reads(&windows.ranges, grain.chunk) {
+        let part = match part_of(&mut buffer, take) {
+            Ok(part) => part,
+            Err(error) => return Finding::Failed(read_error(what, offset, &error)),
         };
         if let Err(error) = device.read_exact_at(part, offset) {
             return Finding::Failed(read_error(what, offset, &error));
@@ -157,23 +185,19 @@ pub fn digest_samples(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Option<String>, ReadError> {
     let (depth, sector) = (ProofDepth::Sampled, device.logical_sector());
-    let windows =
-        windows(0, device.size(), depth, APPROVAL_SAMPLES, sector).map_err(|cause| ReadError {
-            what: what.to_owned(),
-            kind: ReadErrorKind::Malformed,
-            cause,
-        })?;
+    let windows = windows(0, device.size(), depth, APPROVAL_SAMPLES, sector, GRAIN);
+    let windows = windows.map_err(|cause| ReadError {
+        what: what.to_owned(),
+        kind: ReadErrorKind::Malformed,
+        cause,
+    })?;
     let total: u64 = windows.ranges.iter().map(|r| r.1).sum();
     let grain = usize::try_from(SAMPLE).unwrap_or(CHUNK);
     let mut buffer = vec![0_u8; CHUNK];
     let (mut done, mut found) = (0_u64, false);
     let mut sum = Sha256::new();
-    for (offset, take) in reads(&windows.ranges) {
-        // What stays unread must not pass for unchanged.
-        let part = buffer.get_mut(..take).ok_or_else(|| {
-            let error = io::Error::other("the piece to read is larger than the buffer");
-            read_error(what, offset, &error)
-        })?;
+    for (offset, take) in reads(&windows.ranges, CHUNK) {
+        let part = part_of(&mut buffer, take).map_err(|error| read_error(what, offset, &error))?;
         device
             .read_exact_at(part, offset)
             .map_err(|error| read_error(what, offset, &error))?;
@@ -188,6 +212,12 @@ pub fn digest_samples(
         progress(done, total);
     }
     Ok(found.then(|| format!("{:x}", sum.finalize())))
+}
+
+/// Room for one read. What stays unread must not pass for zero, or for unchanged.
+fn part_of(buffer: &mut [u8], take: usize) -> io::Result<&mut [u8]> {
+    let part = buffer.get_mut(..take);
+    part.ok_or_else(|| io::Error::other("the piece to read is larger than the buffer"))
 }
 
 /// A failed read as a fact.
@@ -224,13 +254,13 @@ pub fn first_nonzero(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// The reads `(offset, length)` that cover `ranges`, each of [`CHUNK`] bytes at most.
-fn reads(ranges: &[(u64, u64)]) -> impl Iterator<Item = (u64, usize)> {
-    ranges.iter().flat_map(|(from, length)| {
+/// The reads `(offset, length)` that cover `ranges`, each of `chunk` bytes at most.
+fn reads(ranges: &[(u64, u64)], chunk: usize) -> impl Iterator<Item = (u64, usize)> {
+    ranges.iter().flat_map(move |(from, length)| {
         let end = from + length;
-        (*from..end).step_by(CHUNK).map(move |offset| {
-            let left = usize::try_from(end - offset).unwrap_or(CHUNK);
-            (offset, left.min(CHUNK))
+        (*from..end).step_by(chunk).map(move |offset| {
+            let left = usize::try_from(end - offset).unwrap_or(chunk);
+            (offset, left.min(chunk))
         })
     })
 }
@@ -268,7 +298,9 @@ fn windows(
     depth: ProofDepth,
     samples: u32,
     sector: u32,
+    grain: Grain,
 ) -> Result<Windows, String> {
+    let window = grain.window;
     let sector = u64::from(sector);
     if length == 0 {
         return Err("a range without bytes cannot be proven blank".to_owned());
@@ -287,9 +319,9 @@ fn windows(
         ));
     }
     let end = start + length;
-    let sample = SAMPLE.max(sector);
+    let sample = grain.sample.max(sector);
     let samples = samples.max(MIN_SAMPLES);
-    let middle = length.saturating_sub(2 * WINDOW);
+    let middle = length.saturating_sub(2 * window);
     if depth == ProofDepth::Full || middle <= u64::from(samples) * sample {
         return Ok(Windows {
             ranges: vec![(start, length)],
@@ -297,19 +329,19 @@ fn windows(
             longest_gap: 0,
         });
     }
-    let mut ranges = vec![(start, WINDOW)];
-    let mut position = start + WINDOW;
+    let mut ranges = vec![(start, window)];
+    let mut position = start + window;
     for index in 1..=u64::from(samples) {
         // u128: `middle` times `index` may pass 64 bits on a device of many exabytes.
         let spread = u128::from(middle - sample) * u128::from(index) / u128::from(samples + 1);
         let spread = u64::try_from(spread).map_err(|e| e.to_string())?;
-        let at = (start + WINDOW + spread) / sample * sample;
+        let at = (start + window + spread) / sample * sample;
         let at = at.max(position);
         ranges.push((at, sample));
         position = at + sample;
     }
-    let tail = end - WINDOW;
-    ranges.push((tail, WINDOW));
+    let tail = end - window;
+    ranges.push((tail, window));
     for landmark in landmarks(length) {
         let at = (start + landmark) / sample * sample;
         let read = |range: &(u64, u64)| at < range.0 + range.1 && range.0 < at + sample;
@@ -430,7 +462,7 @@ mod tests {
         fn data_is_seen_unless_it_lies_in_a_gap(sectors in 1_u64..1 << 33, at in any::<u64>(), samples in 0_u32..200) {
             let size = sectors * 512;
             let at = at % size;
-            let windows = windows(0, size, ProofDepth::Sampled, samples, 512).unwrap();
+            let windows = windows(0, size, ProofDepth::Sampled, samples, 512, GRAIN).unwrap();
             let mut position = 0;
             for (from, length) in &windows.ranges {
                 prop_assert!(*from >= position && from + length <= size);
@@ -454,11 +486,11 @@ mod tests {
         ) {
             let sector = if large { 4096 } else { 512 };
             let (start, length) = (start * u64::from(sector), sectors * u64::from(sector));
-            let windows = windows(start, length, ProofDepth::Sampled, samples, sector).unwrap();
+            let windows = windows(start, length, ProofDepth::Sampled, samples, sector, GRAIN).unwrap();
             let (first, last) = (windows.ranges[0], *windows.ranges.last().unwrap());
             prop_assert!(first.0 == start && first.1 >= WINDOW.min(length));
             prop_assert!(last.0 + last.1 == start + length && last.1 >= WINDOW.min(length));
-            let mut reads = reads(&windows.ranges);
+            let mut reads = reads(&windows.ranges, CHUNK);
             for (from, length) in &windows.ranges {
                 let mut position = *from;
                 while position < from + length {
@@ -483,27 +515,116 @@ mod tests {
             bytes[then] = value;
             prop_assert_eq!(first_nonzero(&bytes), Some(at.min(then)));
         }
-    }
 
-    // 256 cases: each of these reads up to 40 MiB. What they rest on, which ranges there are, how they are read and
-    // how a byte is found in them, is examined with 100,000 cases above.
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(256))]
-
+        /// With small windows, so that 100,000 proofs take seconds; `whole_devices_are_proven_with_the_real_sizes` ties
+        /// that to the real ones.
         #[test]
-        fn a_byte_in_either_window_refuses(size in 1_u64..1 << 20, at in 0_u64..WINDOW, back in any::<bool>()) {
-            let size = size * 4096;
+        fn a_byte_in_either_window_refuses(
+            size in 1_u64..1 << 20, at in 0_u64..SMALL.window, back in any::<bool>(), full in any::<bool>(),
+        ) {
+            let size = size * 512;
+            // Everything of a large device would be a long read.
+            let full = full && size <= 1 << 16;
+            let depth = if full { ProofDepth::Full } else { ProofDepth::Sampled };
             let at = if back { size - 1 - at.min(size - 1) } else { at.min(size - 1) };
-            let holes = Holes { size, data: vec![at], bad: vec![] };
-            prop_assert_eq!(run(&holes, ProofDepth::Sampled), Finding::Data { offset: at });
+            let data = Holes { size, data: vec![at], bad: vec![] };
+            prop_assert_eq!(run_small(&data, depth), Finding::Data { offset: at });
             let broken = Holes { size, data: vec![], bad: vec![at] };
-            prop_assert!(matches!(run(&broken, ProofDepth::Sampled), Finding::Failed(_)));
+            prop_assert!(matches!(run_small(&broken, depth), Finding::Failed(_)));
+            let blank = Holes { size, data: vec![], bad: vec![] };
+            prop_assert!(matches!(run_small(&blank, depth), Finding::Blank(_)));
         }
 
         #[test]
-        fn the_full_proof_finds_every_byte(at in 0_u64..(40 << 20)) {
-            let holes = Holes { size: 40 << 20, data: vec![at], bad: vec![] };
-            prop_assert_eq!(run(&holes, ProofDepth::Full), Finding::Data { offset: at });
+        fn the_full_proof_finds_every_byte(sectors in 1_u64..128, at in any::<u64>(), value in any::<bool>()) {
+            let size = sectors * 512;
+            let (data, bad) = if value { (vec![at % size], vec![]) } else { (vec![], vec![at % size]) };
+            let found = run_small(&Holes { size, data, bad }, ProofDepth::Full);
+            if value {
+                prop_assert_eq!(found, Finding::Data { offset: at % size });
+            } else {
+                prop_assert!(matches!(found, Finding::Failed(_)));
+            }
+        }
+    }
+
+    /// Sizes for proofs by the hundred thousand.
+    const SMALL: Grain = Grain {
+        window: 8 << 10,
+        sample: 512,
+        chunk: 3 << 10,
+    };
+
+    fn run_small(holes: &Holes, depth: ProofDepth) -> Finding {
+        let windows = windows(0, holes.size, depth, 16, 512, SMALL);
+        let range = (0, holes.size);
+        read_windows(holes, "/dev/test", range, windows, SMALL, &mut |_, _| {})
+    }
+
+    /// Random bytes in any one window: every piece of 64 KiB of both windows and every sample, one after the other.
+    #[test]
+    fn random_bytes_in_any_piece_of_a_window_and_in_any_sample_are_found() {
+        let size = 1 << 40;
+        let windows = windows(0, size, ProofDepth::Sampled, 1024, 512, GRAIN).unwrap();
+        let mut pieces: Vec<(u64, u64)> = Vec::new();
+        for (from, length) in &windows.ranges {
+            let ends = (*from..from + length).step_by(64 << 10);
+            pieces.extend(ends.map(|at| (at, (64 << 10).min(from + length - at))));
+        }
+        assert_eq!(pieces.len(), 2 * 64 + windows.ranges.len() - 2);
+        assert!(windows.ranges.len() >= 1024 + 2);
+        let seed = uuid::Uuid::new_v4();
+        for (index, (from, length)) in pieces.into_iter().enumerate() {
+            let random = Sha256::digest(format!("{seed} {index}"));
+            let number = |at: usize| {
+                let bytes = random[at..at + 8].try_into().unwrap();
+                from + u64::from_le_bytes(bytes) % length
+            };
+            let mut data = vec![number(0), number(8), number(16)];
+            data.sort_unstable();
+            let holes = Holes {
+                size,
+                data: data.clone(),
+                bad: vec![],
+            };
+            let found = prove(
+                &holes,
+                "/dev/test",
+                ProofDepth::Sampled,
+                1024,
+                &mut |_, _| {},
+            );
+            assert_eq!(
+                found,
+                Finding::Data { offset: data[0] },
+                "seed {seed}, piece {index} from byte {from}"
+            );
+        }
+    }
+
+    #[test]
+    fn whole_devices_are_proven_with_the_real_sizes() {
+        let size = 40 << 20;
+        for at in [
+            0,
+            WINDOW - 1,
+            WINDOW,
+            (256 << 10) - 1,
+            size / 2 + 77,
+            size - WINDOW - 1,
+            size - WINDOW,
+            size - 1,
+        ] {
+            let holes = Holes {
+                size,
+                data: vec![at],
+                bad: vec![],
+            };
+            let found = Finding::Data { offset: at };
+            assert_eq!(run(&holes, ProofDepth::Full), found);
+            if at < WINDOW || at >= size - WINDOW {
+                assert_eq!(run(&holes, ProofDepth::Sampled), found);
+            }
         }
     }
 }

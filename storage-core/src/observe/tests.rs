@@ -378,6 +378,73 @@ fn a_btrfs_filesystem_names_its_members_and_a_broken_mount_table_is_told() {
     assert!(!seen.witnesses.mountinfo);
 }
 
+const OTHER: &str = "pci0000:00/0000:00:1f.2/ata2/host1/target1:0:0/1:0:0:0/block/sdb";
+
+/// minio/directpv#553: `open: no such device or address`, or an I/O error: a fact of that disk.
+#[test]
+fn directpv_553_a_disk_that_cannot_be_opened_is_refused_and_the_next_one_is_read() {
+    for (errno, kind, said) in [
+        (6, ReadErrorKind::Gone, "No such device or address"),
+        (5, ReadErrorKind::Io, "Input/output error"),
+    ] {
+        let mut host = FakeHost::new();
+        blank_disk(&mut host, SATA);
+        blank_disk(&mut host, OTHER);
+        host.file(
+            "dev/sda.blocks",
+            format!("disk-discovery-blocks 1\nsize 67108864\nsector 512\nopen-error {errno}\n"),
+        );
+        let survey = crate::pipeline::survey(&mut Observer::new(host.root()), &policy(), &Silent);
+        let disk = device(&survey.observation, "sda");
+        let ContentState::Failed(errors) = &disk.content.state else {
+            panic!("{:?}", disk.content.state);
+        };
+        assert_eq!(
+            (errors[0].kind, errors[0].what.as_str()),
+            (kind, "/dev/sda")
+        );
+        assert!(errors[0].cause.starts_with(said), "{errors:?}");
+        let verdicts = &survey.classification.verdicts;
+        // This made-up node has no root, which weighs more.
+        let unreadable = |disk: &str| {
+            let reasons = verdicts[&name(disk)].reasons.iter();
+            let mut reasons = reasons.filter(|reason| reason.kind == VerdictKind::Unreadable);
+            reasons.next().map(|reason| reason.text.clone())
+        };
+        let why = unreadable("sda").unwrap();
+        assert!(why.contains("/dev/sda") && why.contains(said), "{why}");
+        let neighbour = device(&survey.observation, "sdb");
+        assert_eq!(neighbour.content.state, ContentState::Read);
+        assert_eq!(unreadable("sdb"), None);
+    }
+}
+
+/// minio/directpv#553: what hangs in `open` costs its own time limit. A FIFO that nobody writes to is such a file.
+#[test]
+fn directpv_553_a_disk_whose_open_hangs_is_given_up_and_the_next_one_is_read() {
+    let mut host = FakeHost::new();
+    blank_disk(&mut host, SATA);
+    blank_disk(&mut host, OTHER);
+    host.remove("dev/sda.blocks");
+    let fifo = host.path().join("dev/sda.blocks");
+    let made = Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.unwrap().success());
+    let mut policy = policy();
+    policy.read_timeout = std::time::Duration::from_millis(300);
+    let began = std::time::Instant::now();
+    let seen = Observer::new(host.root()).observe(&policy);
+    assert!(began.elapsed() < std::time::Duration::from_secs(10));
+    match &device(&seen, "sda").content.state {
+        ContentState::Failed(errors) => assert_eq!(errors[0].kind, ReadErrorKind::TimedOut),
+        state => panic!("{state:?}"),
+    }
+    let neighbour = &device(&seen, "sdb").content;
+    assert_eq!(neighbour.state, ContentState::Read);
+    assert_eq!(neighbour.first_nonzero, None);
+    // Lets the thread that hangs come back.
+    drop(OpenOptions::new().write(true).open(&fifo).unwrap());
+}
+
 #[test]
 fn one_device_is_read_afresh_with_its_partitions() {
     let mut host = FakeHost::new();
@@ -399,9 +466,7 @@ struct Loop {
 
 impl Loop {
     fn new() -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            assert!(std::env::var_os("CI").is_none(), "this test needs root");
-            eprintln!("SKIPPED: loop devices need root");
+        if !skip::root_or_skip("observing loop devices", nix::unistd::geteuid().is_root()) {
             return None;
         }
         let dir = tempfile::TempDir::new().unwrap();

@@ -90,8 +90,10 @@ mod tests {
     use crate::ondisk::record::tests::record;
     use proptest::prelude::*;
 
+    /// A filesystem's range; nothing outside it may be read.
     struct Image {
         start: u64,
+        length: u64,
         bytes: Vec<u8>,
     }
 
@@ -103,11 +105,19 @@ mod tests {
             512
         }
         fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
+            let end = offset.checked_add(buf.len() as u64).unwrap();
+            assert!(
+                self.start <= offset && end <= self.start + self.length,
+                "{} bytes at {offset} are read, the filesystem has {} from {}",
+                buf.len(),
+                self.length,
+                self.start
+            );
             let from = usize::try_from(offset - self.start).unwrap();
+            let bytes = self.bytes.get(from..).unwrap_or_default();
+            let some = bytes.len().min(buf.len());
             buf.fill(0);
-            for (index, byte) in buf.iter_mut().enumerate() {
-                *byte = self.bytes.get(from + index).copied().unwrap_or(0);
-            }
+            buf[..some].copy_from_slice(&bytes[..some]);
             Ok(())
         }
     }
@@ -124,8 +134,13 @@ mod tests {
             mmp[4..8].copy_from_slice(&sequence.to_le_bytes());
             mmp[16..21].copy_from_slice(b"k3\x1bs2");
         }
-        let start = record.start;
-        (Image { start, bytes }, record)
+        let (start, length) = (record.start, record.length);
+        let image = Image {
+            start,
+            length,
+            bytes,
+        };
+        (image, record)
     }
 
     #[test]
@@ -167,12 +182,37 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100_000) })]
 
+        /// The image refuses every read outside the filesystem's range, however short that is.
         #[test]
-        fn no_superblock_makes_it_panic_or_read_outside(block in any::<u64>(), shift in any::<u8>(), sequence in any::<u32>()) {
-            let (mut image, record) = image(9, 2, sequence);
-            image.bytes[1024 + 0x18] = shift;
-            image.bytes[1024 + 0x168..1024 + 0x170].copy_from_slice(&block.to_le_bytes());
-            read(&image, &record);
+        fn no_superblock_makes_it_panic_or_read_outside(
+            (block, block_bits) in (any::<u64>(), 0..64_u32),
+            shift in prop_oneof![0..4_u8, any::<u8>()],
+            sequence in prop_oneof![Just(CLEAN), Just(FSCK), any::<u32>()],
+            pieces in prop::collection::vec((0_usize..16384, prop::collection::vec(any::<u8>(), 1..80)), 0..3),
+            length in prop_oneof![0_u64..40 << 10, 0_u64..64 << 20],
+            start in 0_u64..1 << 40,
+        ) {
+            let block = block >> block_bits;
+            let mut bytes = vec![0; 16 << 10];
+            bytes[1024 + 0x61] = 1;
+            bytes[1024 + 0x18] = shift;
+            bytes[1024 + 0x168..1024 + 0x170].copy_from_slice(&block.to_le_bytes());
+            let place = block.checked_mul(1024 << shift.min(6)).and_then(|at| usize::try_from(at).ok());
+            if let Some(mmp) = place.and_then(|at| bytes.get_mut(at..at.checked_add(1024)?)) {
+                mmp[..4].copy_from_slice(&MAGIC.to_le_bytes());
+                mmp[4..8].copy_from_slice(&sequence.to_le_bytes());
+            }
+            for (at, piece) in pieces {
+                bytes.iter_mut().skip(at).zip(piece).for_each(|(to, from)| *to = from);
+            }
+            let record = RecordBlock { start, length, ..record(Layout::Gpt, 64 << 20, 512) };
+            let said = read(&Image { start, length, bytes }, &record);
+            if let MountGuard::Held { host } = &said {
+                prop_assert!(host.len() <= 64 && !host.chars().any(char::is_control), "{host:?}");
+            }
+            if length < 4096 {
+                prop_assert!(matches!(said, MountGuard::Unreadable(_)), "{said:?}");
+            }
         }
     }
 }

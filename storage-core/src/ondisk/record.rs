@@ -111,7 +111,6 @@ pub fn filesystem_range(
     sector: u32,
     optimal_io: u32,
 ) -> Option<(u64, u64)> {
-    const MIB: u64 = 1 << 20;
     let tail = record_offset(Layout::Disk, size, sector);
     let (start, length) = match layout {
         Layout::Disk => (0, tail),
@@ -131,6 +130,7 @@ pub fn filesystem_range(
     (length >= 16 * MIB).then_some((start, length))
 }
 
+const MIB: u64 = 1 << 20;
 const MAGIC: &[u8; 16] = b"disk-discovery\0\x01";
 const NAMESPACE: Uuid = Uuid::from_u128(0x6f2d_0c1e_5b7a_4c3d_9e84_1f0a_b7c6_d552);
 
@@ -326,13 +326,13 @@ impl RecordBlock {
             return Err(value("disk size", record.size));
         }
         let fits = match record.layout {
+            // No other range than a preparation gives: what lies between it and the table is read whole, and a forged
+            // record must not make that terabytes.
             Layout::Gpt => {
-                record.start >= 1 << 20
+                let tail = record_offset(Layout::Disk, record.size, record.sector);
+                (MIB..=4 * MIB).contains(&record.start)
                     && record.start.is_multiple_of(u64::from(record.sector))
-                    && record.length.is_multiple_of(1 << 20)
-                    && record.start.checked_add(record.length).is_some_and(|end| {
-                        end <= record_offset(Layout::Disk, record.size, record.sector)
-                    })
+                    && record.length == tail.saturating_sub(record.start) / MIB * MIB
             }
             Layout::Disk => {
                 record.start == 0
@@ -456,6 +456,29 @@ pub(crate) mod tests {
         }
     }
 
+    /// The gaps beside the partition are read whole to finish a preparation: they must stay small on any disk.
+    #[test]
+    fn a_range_that_no_preparation_gives_is_refused() {
+        let good = record(Layout::Gpt, 1 << 44, 512);
+        assert_eq!(RecordBlock::decode(&good.encode()), Ok(good.clone()));
+        for (start, length) in [
+            (good.start, MIB),
+            (good.start, good.length - MIB),
+            (good.start, good.length + MIB),
+            (1 << 40, good.length - (1 << 40) + MIB),
+            (5 * MIB, good.length - 4 * MIB),
+            (0, good.length),
+        ] {
+            let forged = RecordBlock {
+                start,
+                length,
+                ..good.clone()
+            };
+            let said = RecordBlock::decode(&forged.encode()).unwrap_err();
+            assert!(said.contains("does not fit the disk"), "{said}");
+        }
+    }
+
     #[test]
     fn a_name_that_leaves_the_mount_root_is_no_name() {
         let good = record(Layout::Gpt, 64 << 20, 512).encode();
@@ -481,19 +504,160 @@ pub(crate) mod tests {
         }
     }
 
+    /// Where each field behind the checksum lies, and how many bytes it has: the table at the head of this file.
+    const FIELDS: [(usize, usize); 17] = [
+        (48, 1),
+        (49, 1),
+        (50, 1),
+        (51, 1),
+        (52, 4),
+        (56, 8),
+        (64, 8),
+        (72, 16),
+        (88, 16),
+        (104, 32),
+        (136, 32),
+        (168, 64),
+        (232, 64),
+        (296, 64),
+        (360, 8),
+        (368, 8),
+        (376, 136),
+    ];
+    const NAME: usize = 9;
+    /// Cases of a property that guards data.
+    const CASES: u32 = 100_000;
+
+    /// Puts the right checksum into a block.
+    pub(crate) fn sign(block: &mut [u8; LEN]) {
+        let sum = Sha256::digest(&block[48..]);
+        block[16..48].copy_from_slice(&sum);
+    }
+
+    /// What somebody may put into a field: anything, text, or a number that might make sense.
+    fn forged() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..136),
+            "[ -~]{0,64}".prop_map(String::into_bytes),
+            "[a-z0-9./-]{0,24}".prop_map(String::into_bytes),
+            (0..64_u32, 0..4096_u64, 0..3_u64).prop_map(|(shift, factor, more)| {
+                let number = factor.checked_shl(shift).unwrap_or(0) + more;
+                number.to_le_bytes().to_vec()
+            }),
+            (0..5_u8).prop_map(|small| vec![small]),
+        ]
+    }
+
+    /// Signed blocks: those of real records with one or two fields replaced.
+    pub(crate) fn any_signed(size: u64) -> impl Strategy<Value = [u8; LEN]> {
+        let field = (0..FIELDS.len(), forged());
+        (
+            prop::collection::vec(field, 1..3),
+            any::<(bool, bool)>(),
+            0..3_u8,
+        )
+            .prop_map(move |(fields, (whole, large), state)| {
+                let layout = if whole { Layout::Disk } else { Layout::Gpt };
+                let mut block = record(layout, size, if large { 4096 } else { 512 }).encode();
+                block[48] = state + 1;
+                for (field, bytes) in fields {
+                    let (at, width) = FIELDS[field];
+                    let target = &mut block[at..at + width];
+                    target.fill(0);
+                    target
+                        .iter_mut()
+                        .zip(bytes)
+                        .for_each(|(to, from)| *to = from);
+                }
+                sign(&mut block);
+                block
+            })
+    }
+
+    /// Runs a property and returns how many of its cases it called true.
+    pub(crate) fn share<S: Strategy>(
+        strategy: &S,
+        property: impl Fn(S::Value) -> Result<bool, TestCaseError>,
+    ) -> u32 {
+        let hits = std::cell::Cell::new(0);
+        let config = ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::with_cases(CASES)
+        };
+        let said = proptest::test_runner::TestRunner::new(config).run(strategy, |value| {
+            hits.set(hits.get() + u32::from(property(value)?));
+            Ok(())
+        });
+        said.unwrap_or_else(|error| panic!("{error}"));
+        hits.get()
+    }
+
+    #[test]
+    fn no_field_makes_decoding_panic_and_what_is_taken_is_written_again_the_same() {
+        let taken = share(&any_signed(64 << 20), |block| {
+            let Ok(record) = RecordBlock::decode(&block) else {
+                return Ok(false);
+            };
+            prop_assert_eq!(record.encode(), block, "{:?}", record);
+            prop_assert!(
+                record.length > 0 && record.start + record.length <= record.size - DISK_TAIL
+            );
+            Ok(true)
+        });
+        // A good share both ways, or the property is about nothing.
+        assert!(
+            (CASES / 10..CASES / 10 * 9).contains(&taken),
+            "{taken} taken"
+        );
+    }
+
+    #[test]
+    fn whatever_name_a_record_bears_its_mount_point_lies_directly_below_the_mount_root() {
+        let policy = crate::model::Policy::new("k3s1");
+        let name = prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..32),
+            "[a-z0-9./ -]{0,32}".prop_map(String::into_bytes),
+            "[a-z0-9.-]{1,21}".prop_map(String::into_bytes),
+        ];
+        let taken = share(&name, |name| {
+            let mut block = record(Layout::Gpt, 64 << 20, 512).encode();
+            let (at, width) = FIELDS[NAME];
+            block[at..at + width].fill(0);
+            block[at..at + name.len()].copy_from_slice(&name);
+            sign(&mut block);
+            let Ok(record) = RecordBlock::decode(&block) else {
+                return Ok(false);
+            };
+            let point = crate::plan::mount_point(&policy, &record.name);
+            prop_assert_eq!(point.parent(), Some(policy.mount_root.as_path()));
+            prop_assert_eq!(
+                point.file_name(),
+                Some(std::ffi::OsStr::new(record.name.as_str()))
+            );
+            let parts = point.components().skip(1);
+            prop_assert!(parts.clone().count() == 3);
+            let normal = |part| matches!(part, std::path::Component::Normal(_));
+            prop_assert!(parts.into_iter().all(normal), "{:?}", point);
+            Ok(true)
+        });
+        assert!(
+            (CASES / 10..CASES / 10 * 9).contains(&taken),
+            "{taken} taken"
+        );
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(100_000))]
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(CASES) })]
 
         #[test]
-        fn no_bytes_make_decoding_panic(mut block in prop::collection::vec(any::<u8>(), 0..600), sign in any::<bool>()) {
-            if sign && block.len() >= LEN {
+        fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 0..600), sign in any::<bool>()) {
+            let mut block = bytes;
+            if let (true, Some(block)) = (sign, block.first_chunk_mut::<LEN>()) {
                 block[..16].copy_from_slice(MAGIC);
-                let sum = Sha256::digest(&block[48..LEN]);
-                block[16..48].copy_from_slice(&sum);
+                super::tests::sign(block);
             }
-            if let Ok(record) = RecordBlock::decode(&block) {
-                prop_assert!(DiskName::new(record.name.as_str()).is_ok());
-            }
+            // Bytes that nobody meant for a record are none, whoever signed them.
+            prop_assert!(RecordBlock::decode(&block).is_err());
         }
 
         #[test]
