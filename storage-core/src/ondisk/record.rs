@@ -475,7 +475,7 @@ pub(crate) mod tests {
                 ..good.clone()
             };
             let said = RecordBlock::decode(&forged.encode()).unwrap_err();
-            assert!(said.contains("does not fit the disk"), "{said}");
+            assert!(said.to_string().contains("does not fit the disk"), "{said}");
         }
     }
 
