@@ -174,7 +174,7 @@ fn failure_of(device: &KernelName, outcomes: &[Outcome]) -> Option<String> {
         .filter(|o| o.device == *device)
         .find_map(|o| match &o.effect {
             Effect::Failed { error, .. } => Some(error.clone()),
-            Effect::Refused { reason } => Some(format!("{}: refused: {reason}", o.text)),
+            Effect::Refused { reason, .. } => Some(format!("{}: refused: {reason}", o.text)),
             Effect::Changed | Effect::AlreadySo => None,
         })
 }
@@ -902,6 +902,7 @@ mod tests {
             disk_id: DiskId::new(&format!("serial-{name}")).unwrap(),
             hash: String::new(),
             size: 1,
+            physical: name.to_owned(),
             name: DiskName::new(name).unwrap(),
             basis: Basis::Blank,
             steps: vec![],

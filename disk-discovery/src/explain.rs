@@ -1,6 +1,9 @@
 //! Everything about one device, for people.
 
-use storage_core::report::{DiskReport, NodeReport, ReasonReport, size_in_words};
+use storage_core::report::{
+    DiskReport, DmReport, MdReport, NodeReport, PartitionReport, ReasonReport, TableReport,
+    size_in_words,
+};
 
 use crate::term::{Style, clean};
 
@@ -54,6 +57,7 @@ impl Page {
         let painted = self.style.paint("1", &clean(&title));
         self.line(&painted);
         self.identity(disk);
+        self.host(report);
         self.checks(disk);
         self.verdict(report, disk);
         self.changes(report, disk);
@@ -71,7 +75,11 @@ impl Page {
         self.fact("kind", Some(disk.kind.clone()));
         self.fact("size", disk.size.map(bytes));
         self.fact("sectors", sectors);
+        self.fact("I/O", transfers(disk));
+        self.fact("medium", medium(disk));
         self.fact("number", Some(disk.dev.clone()));
+        self.fact("diskseq", disk.diskseq.map(|n| n.to_string()));
+        self.fact("plugged in", place(disk));
         self.fact("vendor", text(&disk.vendor));
         self.fact("model", text(&disk.model));
         self.fact("serial", text(&disk.serial));
@@ -80,6 +88,8 @@ impl Page {
         self.fact("disk id", text(&disk.disk_id));
         self.fact("hash", text(&disk.hash));
         self.fact("backed by", text(&disk.backing_file));
+        self.fact("dm", disk.dm.as_ref().map(map));
+        self.fact("md", disk.md.as_ref().map(array));
         for link in &disk.links {
             self.fact("link", Some(format!("/dev/disk/{link}")));
         }
@@ -89,6 +99,7 @@ impl Page {
             self.fact("mounted at", Some(point.clone()));
         }
         self.fact("contents", Some(disk.contents.clone()));
+        self.fact("table", disk.table.as_ref().map(table));
         for partition in &disk.partitions {
             let name = partition
                 .device
@@ -102,9 +113,13 @@ impl Page {
                 .iter()
                 .map(|p| format!(", mounted at {p}"))
                 .collect();
+            let entry = entry(partition);
             self.fact(
                 "partition",
-                Some(format!("{name}{size}: {}{mounted}", partition.contents)),
+                Some(format!(
+                    "{name}{size}: {}{mounted}{entry}",
+                    partition.contents
+                )),
             );
         }
         if let Some(proof) = &disk.proof {
@@ -126,6 +141,22 @@ impl Page {
         }
         for error in &disk.errors {
             self.fact("read error", Some(error.clone()));
+        }
+    }
+
+    /// What of the node the checks look at beside the device.
+    fn host(&mut self, report: &NodeReport) {
+        if report.kernel_root.is_none() && report.swaps.is_empty() {
+            return;
+        }
+        self.heading("The host");
+        let root = report.kernel_root.as_ref();
+        self.fact("kernel", root.map(|root| format!("root={root}")));
+        for swap in &report.swaps {
+            let dev = swap.dev.as_ref();
+            let dev = dev.map_or_else(String::new, |dev| format!(", device {dev}"));
+            let text = format!("{} ({}{dev})", swap.path, swap.kind);
+            self.fact("swap", Some(text));
         }
     }
 
@@ -224,6 +255,80 @@ impl Page {
     }
 }
 
+fn joined(parts: impl IntoIterator<Item = Option<String>>) -> Option<String> {
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn transfers(disk: &DiskReport) -> Option<String> {
+    let optimal = disk.optimal_io.map(|bytes| match bytes {
+        0 => "no optimal size stated".to_owned(),
+        bytes => format!("optimal size {bytes} bytes"),
+    });
+    let discard = disk.discard.map(|takes| match takes {
+        true => "takes discards".to_owned(),
+        false => "takes no discards".to_owned(),
+    });
+    joined([optimal, discard])
+}
+
+fn medium(disk: &DiskReport) -> Option<String> {
+    let say = |fact: Option<bool>, yes: &str, no: &str| {
+        fact.map(|fact| if fact { yes } else { no }.to_owned())
+    };
+    joined([
+        say(disk.rotational, "rotational", "not rotational"),
+        say(disk.removable, "removable", "fixed"),
+        say(disk.read_only, "read-only", "writable"),
+        disk.hidden.then(|| "hidden by the kernel".to_owned()),
+    ])
+}
+
+fn place(disk: &DiskReport) -> Option<String> {
+    let location = &disk.location;
+    joined([
+        location.hctl.as_ref().map(|hctl| format!("SCSI {hctl}")),
+        location.pci.as_ref().map(|pci| format!("PCI {pci}")),
+        location.numa.map(|node| format!("NUMA node {node}")),
+    ])
+}
+
+fn map(dm: &DmReport) -> String {
+    let uuid = match dm.uuid.as_str() {
+        "" => "no UUID".to_owned(),
+        uuid => format!("UUID {uuid}"),
+    };
+    let suspended = match dm.suspended {
+        Some(true) => ", suspended",
+        Some(false) => "",
+        None => ", whether it is suspended is not known",
+    };
+    format!("{} ({}), {uuid}{suspended}", dm.name, dm.kind)
+}
+
+fn array(md: &MdReport) -> String {
+    let level = match md.level.as_str() {
+        "" => "inactive",
+        level => level,
+    };
+    let slots = md.raid_disks.map(|n| format!("{n} slots"));
+    let members = (!md.members.is_empty()).then(|| format!("members {}", md.members.join(", ")));
+    joined([Some(format!("{level}, {}", md.state)), slots, members]).unwrap_or_default()
+}
+
+fn table(table: &TableReport) -> String {
+    let id = table.id.as_ref().map(|id| format!("id {id}"));
+    joined([Some(table.kind.clone()), id]).unwrap_or_default()
+}
+
+/// What the table says of a partition.
+fn entry(partition: &PartitionReport) -> String {
+    let name = partition.name.as_ref().map(|name| format!("name {name:?}"));
+    let kind = partition.kind.as_ref().map(|kind| format!("type {kind}"));
+    let guid = partition.guid.as_ref().map(|guid| format!("GUID {guid}"));
+    joined([name, kind, guid]).map_or_else(String::new, |text| format!(", {text}"))
+}
+
 #[cfg(test)]
 mod tests {
     use storage_core::report::CheckReport;
@@ -283,6 +388,69 @@ mod tests {
             .to_vec();
         assert!(places.is_sorted(), "{shown}");
         assert!(shown.contains("ext4 at byte 1080"), "{shown}");
+    }
+
+    #[test]
+    fn what_was_seen_is_told_whole() {
+        use storage_core::report::{LocationReport, SwapReport};
+        let mut report = report();
+        report.kernel_root = Some("UUID=x".to_owned());
+        report.swaps = vec![SwapReport {
+            path: "/swapfile".to_owned(),
+            kind: "file".to_owned(),
+            dev: Some("8:1".to_owned()),
+        }];
+        let disk = &mut report.disks[0];
+        disk.location = LocationReport {
+            hctl: Some("0:0:1:0".to_owned()),
+            pci: Some("0000:00:1f.2".to_owned()),
+            numa: Some(1),
+        };
+        disk.diskseq = Some(17);
+        disk.rotational = Some(true);
+        disk.hidden = true;
+        disk.optimal_io = Some(65536);
+        disk.discard = Some(false);
+        disk.dm = Some(DmReport {
+            name: "vg-lv".to_owned(),
+            uuid: "LVM-abc".to_owned(),
+            kind: "lvm".to_owned(),
+            suspended: Some(false),
+        });
+        disk.md = Some(MdReport {
+            level: "raid1".to_owned(),
+            state: "clean".to_owned(),
+            raid_disks: Some(2),
+            members: vec!["sda1".to_owned(), "sdb1".to_owned()],
+        });
+        disk.table = Some(TableReport {
+            kind: "gpt".to_owned(),
+            id: Some("11111111-2222-4333-8444-555555555555".to_owned()),
+            ..TableReport::default()
+        });
+        disk.partitions = vec![PartitionReport {
+            number: 1,
+            kind: Some("0fc63daf".to_owned()),
+            guid: Some("99999999-2222".to_owned()),
+            name: Some("data".to_owned()),
+            contents: "xfs".to_owned(),
+            ..PartitionReport::default()
+        }];
+        let shown = render(&report, Style::PLAIN);
+        for part in [
+            "SCSI 0:0:1:0, PCI 0000:00:1f.2, NUMA node 1",
+            "diskseq     17",
+            "rotational, hidden by the kernel",
+            "optimal size 65536 bytes, takes no discards",
+            "vg-lv (lvm), UUID LVM-abc",
+            "raid1, clean, 2 slots, members sda1, sdb1",
+            "gpt, id 11111111-2222-4333-8444-555555555555",
+            "xfs, name \"data\", type 0fc63daf, GUID 99999999-2222",
+            "root=UUID=x",
+            "/swapfile (file, device 8:1)",
+        ] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
     }
 
     #[test]

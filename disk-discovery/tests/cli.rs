@@ -328,7 +328,7 @@ fn explain_tells_every_check_and_what_can_be_changed() {
         "Checks",
         "Verdict: Foreign",
         "What you can change",
-        "--approve ",
+        "take the approval (--approve",
     ] {
         assert!(said.stdout.contains(part), "{part}: {}", said.stdout);
     }
@@ -341,24 +341,39 @@ fn explain_tells_every_check_and_what_can_be_changed() {
 }
 
 #[test]
-fn the_printed_approval_is_accepted_and_a_stale_one_is_refused_with_what_changed() {
+fn a_dump_gives_no_approval_and_says_where_to_take_it() {
     let host = Host::new();
+    const WORDS: &str = "from explain on the host itself";
+    for args in [
+        &["explain", "sdc"][..],
+        &["explain", "sdc", "-o", "json"],
+        &["explain", "sdc", "-o", "yaml"],
+    ] {
+        let said = host.run(args);
+        assert_eq!(said.code, Some(0), "{}", said.stderr);
+        assert!(said.stdout.contains(WORDS), "{args:?}: {}", said.stdout);
+    }
+    for args in [
+        &["--dry-run", "--wide"][..],
+        &["--dry-run", "-o", "json"],
+        &["--dry-run", "-o", "yaml"],
+        &["explain", "sdc"],
+        &["explain", "sdc", "-o", "json"],
+        &["explain", "sdc", "-o", "yaml"],
+    ] {
+        let said = host.run(args).stdout;
+        let id = "wwn-0x5000c500a1b2c3d2";
+        assert!(!said.contains(&format!("{id}@")), "{args:?}: {said}");
+    }
     let json = host.run(&["explain", "sdc", "-o", "json"]);
     let report: NodeReport = serde_json::from_str(&json.stdout).unwrap();
-    let approval = report.disks[0]
-        .approval
-        .clone()
-        .expect("an approval lifts it");
-    let said = host.run(&["--dry-run", "--approve", &approval]);
-    assert!(said.stdout.contains("overwrite"), "{}", said.stdout);
-    let (id, _) = approval.rsplit_once('@').unwrap();
-    let said = host.run(&[
-        "--dry-run",
-        "--approve",
-        &format!("{id}@000000000000000000000000"),
-    ]);
+    let disk = &report.disks[0];
+    assert_eq!((&disk.approval, &disk.hash), (&None, &None));
+    let id = disk.disk_id.clone().unwrap();
+    let given = format!("{id}@000000000000000000000000");
+    let said = host.run(&["--dry-run", "--approve", &given]);
     assert!(
-        said.stdout.contains("refused: ") && said.stdout.contains("has changed"),
+        said.stdout.contains("refused: ") && said.stdout.contains("is seen on the host itself"),
         "{}",
         said.stdout
     );

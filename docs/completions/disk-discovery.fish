@@ -65,7 +65,7 @@ complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l mount-opt
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l persist -d 'How mounts survive a reboot without another run [default: none]' -r -f -a "none\t''
 fstab\t''
 systemd\t''"
-complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l parallel -d 'Disks prepared at once, 1 to 64 [default: 8]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l parallel -d 'Disks prepared at once, 1 to 64; one per physical disk [default: 8]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l allow-unprotected-mount-point -d 'Mount even where the directory cannot be made immutable' -r -f -a "true\t''
 false\t''"
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l observe-only -d 'Only observe: write neither to disks nor to the cluster' -r -f -a "true\t''
@@ -132,7 +132,7 @@ complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l persist -d 'How mounts survive a reboot without another run [default: none]' -r -f -a "none\t''
 fstab\t''
 systemd\t''"
-complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l parallel -d 'Disks prepared at once, 1 to 64 [default: 8]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l parallel -d 'Disks prepared at once, 1 to 64; one per physical disk [default: 8]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l allow-unprotected-mount-point -d 'Mount even where the directory cannot be made immutable' -r -f -a "true\t''
 false\t''"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l observe-only -d 'Only observe: write neither to disks nor to the cluster' -r -f -a "true\t''
@@ -190,7 +190,7 @@ complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l m
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l persist -d 'How mounts survive a reboot without another run [default: none]' -r -f -a "none\t''
 fstab\t''
 systemd\t''"
-complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l parallel -d 'Disks prepared at once, 1 to 64 [default: 8]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l parallel -d 'Disks prepared at once, 1 to 64; one per physical disk [default: 8]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l allow-unprotected-mount-point -d 'Mount even where the directory cannot be made immutable' -r -f -a "true\t''
 false\t''"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l observe-only -d 'Only observe: write neither to disks nor to the cluster' -r -f -a "true\t''
@@ -249,7 +249,7 @@ complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completion
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l persist -d 'How mounts survive a reboot without another run [default: none]' -r -f -a "none\t''
 fstab\t''
 systemd\t''"
-complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l parallel -d 'Disks prepared at once, 1 to 64 [default: 8]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l parallel -d 'Disks prepared at once, 1 to 64; one per physical disk [default: 8]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l allow-unprotected-mount-point -d 'Mount even where the directory cannot be made immutable' -r -f -a "true\t''
 false\t''"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l observe-only -d 'Only observe: write neither to disks nor to the cluster' -r -f -a "true\t''
@@ -307,7 +307,7 @@ complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l mo
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l persist -d 'How mounts survive a reboot without another run [default: none]' -r -f -a "none\t''
 fstab\t''
 systemd\t''"
-complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l parallel -d 'Disks prepared at once, 1 to 64 [default: 8]' -r
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l parallel -d 'Disks prepared at once, 1 to 64; one per physical disk [default: 8]' -r
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l allow-unprotected-mount-point -d 'Mount even where the directory cannot be made immutable' -r -f -a "true\t''
 false\t''"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l observe-only -d 'Only observe: write neither to disks nor to the cluster' -r -f -a "true\t''

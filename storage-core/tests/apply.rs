@@ -212,7 +212,7 @@ fn is_mount_point(path: &Path) -> bool {
 
 fn refusal(outcomes: &[Outcome]) -> &str {
     match &outcomes.last().unwrap().effect {
-        Effect::Refused { reason } => reason,
+        Effect::Refused { reason, .. } => reason,
         other => panic!("not refused but {other:?}"),
     }
 }

@@ -13,10 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use disk_discovery_tests::disk::run_tool;
-use disk_discovery_tests::run::{assert_done, failures, look, once};
+use disk_discovery_tests::require::{skip, tool};
+use disk_discovery_tests::run::{assert_done, failures, look, once, reasons, verdict};
 use disk_discovery_tests::{LoopDisk, Sandbox, require_devices};
-use nix::mount::{MsFlags, mount};
-use storage_core::model::{Persist, Policy};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use storage_core::model::{Approval, Persist, Policy};
 use storage_core::progress::{Event, Progress, Silent};
 
 const MIB: u64 = 1 << 20;
@@ -237,5 +238,158 @@ fn an_fstab_that_must_not_be_written_is_left_with_the_reason_and_the_disk_mounte
             !look(&sandbox.host(), &policy).plan.is_empty(),
             "{what}: it is asked for still"
         );
+    }
+}
+
+#[test]
+fn complaints_about_others_lines_of_fstab_are_noted_and_keep_ours_from_nothing() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let (disk, policy, fstab) = bench(&sandbox);
+    // Nobody has this device and nothing is mounted there.
+    fs::write(&fstab, "UUID=0000-1111 /nowhere vfat defaults 0 2\n").unwrap();
+    let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    assert_eq!(failures(&outcomes), "");
+    let said: Vec<_> = outcomes.iter().map(|o| o.text.as_str()).collect();
+    assert!(
+        said.join("; ")
+            .contains("findmnt --verify complains about other lines of fstab"),
+        "{said:?}"
+    );
+    let text = fs::read_to_string(&fstab).unwrap();
+    assert!(
+        text.starts_with("UUID=0000-1111 /nowhere vfat defaults 0 2\n"),
+        "{text}"
+    );
+    assert_done(&sandbox.host(), &policy, &[&disk]);
+}
+
+#[test]
+fn a_line_that_findmnt_refuses_is_not_written() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let (disk, policy, fstab) = bench(&sandbox);
+    // What lies below our mount point would be mounted before it.
+    let below = disk.mount_points()[0].join("below");
+    fs::create_dir(&below).unwrap();
+    let old = format!("tmpfs {} tmpfs nofail 0 0\n", below.display());
+    fs::write(&fstab, &old).unwrap();
+    let meta = fs::metadata(&fstab).unwrap();
+    let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    let said = failures(&outcomes);
+    assert!(
+        said.contains("findmnt") && said.contains("wrong order"),
+        "{said}"
+    );
+    assert_eq!(fs::read_to_string(&fstab).unwrap(), old);
+    assert_eq!(fs::metadata(&fstab).unwrap().ino(), meta.ino());
+    let left: Vec<_> = fs::read_dir(sandbox.host().etc)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["fstab"]);
+    assert_eq!(disk.mount_points().len(), 1);
+}
+
+/// Everything below a directory: path and content, or where a link leads.
+fn tree(dir: &Path) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if let Ok(to) = fs::read_link(&path) {
+            found.push((path, to.display().to_string()));
+        } else if path.is_dir() {
+            found.extend(tree(&path));
+        } else {
+            let text = fs::read_to_string(&path).unwrap();
+            found.push((path, text));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_unit_that_systemd_analyze_refuses_is_not_written() {
+    require_devices!();
+    let Some(checker) = tool("systemd-analyze") else {
+        skip("a unit that is refused", "systemd-analyze is not installed");
+        return;
+    };
+    let sandbox = Sandbox::new();
+    let (disk, mut policy, _) = bench(&sandbox);
+    policy.persist = Persist::Systemd;
+    let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    assert_eq!(failures(&outcomes), "");
+    let before = tree(&sandbox.host().etc);
+    policy.mount_options = vec!["discard".to_owned()];
+    // In this test's own mount namespace.
+    let none: Option<&str> = None;
+    mount(Some("/bin/false"), &checker, none, MsFlags::MS_BIND, none).unwrap();
+    let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    umount2(&checker, MntFlags::empty()).unwrap();
+    let said = failures(&outcomes);
+    assert!(said.contains("systemd-analyze"), "{said}");
+    assert_eq!(tree(&sandbox.host().etc), before);
+    assert_eq!(disk.mount_points().len(), 1);
+    let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+    assert_eq!(failures(&outcomes), "");
+    assert_done(&sandbox.host(), &policy, &[&disk]);
+}
+
+#[test]
+fn what_mounts_a_disk_of_ours_at_boot_goes_when_its_overwriting_is_approved() {
+    require_devices!();
+    for how in [Persist::Fstab, Persist::Systemd] {
+        if how == Persist::Systemd && tool("systemd-analyze").is_none() {
+            skip(
+                "the unit of an overwritten disk",
+                "systemd-analyze is not installed",
+            );
+            continue;
+        }
+        let sandbox = Sandbox::new();
+        let fstab = sandbox.host().etc.join("fstab");
+        fs::write(&fstab, OTHERS).unwrap();
+        let disk = sandbox.blank("disk", 64 * MIB);
+        let mut policy = sandbox.policy([&disk]);
+        policy.cluster = Some(uuid::Uuid::new_v4());
+        policy.persist = how;
+        let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+        assert_eq!(failures(&outcomes), "");
+        let old = disk.mount_points()[0].clone();
+        disk.unmount();
+        // Another cluster's, now: it takes an approval.
+        policy.cluster = Some(uuid::Uuid::new_v4());
+        let seen = look(&sandbox.host(), &policy);
+        let refused = verdict(&seen, &disk);
+        let (Some(id), Some(hash)) = (refused.disk_id.clone(), refused.hash.clone()) else {
+            panic!("{}", reasons(refused));
+        };
+        policy.approvals = vec![Approval { disk: id, hash }];
+        let (seen, outcomes) = once(&sandbox.host(), &policy, &Silent);
+        assert_eq!(failures(&outcomes), "", "{how:?}");
+        let words = format!("remove what makes {} survive a reboot", old.display());
+        assert!(seen.plan.to_string().contains(&words), "{}", seen.plan);
+        assert_done(&sandbox.host(), &policy, &[&disk]);
+        let new = disk.mount_points()[0].clone();
+        assert_ne!(new, old);
+        let notes = look(&sandbox.host(), &policy).classification.notes;
+        assert!(notes.is_empty(), "{how:?}: {notes:?}");
+        let text = fs::read_to_string(&fstab).unwrap();
+        assert!(text.starts_with(OTHERS), "{text}");
+        let lines = text.matches("x-disk-discovery=").count();
+        let all = tree(&sandbox.host().etc);
+        let units: Vec<_> = all
+            .iter()
+            .filter(|(path, _)| path.extension().is_some())
+            .collect();
+        match how {
+            Persist::Fstab => assert_eq!((lines, units.len()), (1, 0), "{text}"),
+            // The unit and the link to it.
+            _ => assert_eq!((lines, units.len()), (0, 2), "{units:?}"),
+        }
+        let place = format!("{}", new.display());
+        assert!(all.iter().any(|(_, text)| text.contains(&place)), "{all:?}");
     }
 }

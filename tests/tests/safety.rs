@@ -39,7 +39,7 @@ fn words(seen: &Survey, disk: &LoopDisk) -> String {
 
 fn refusal(outcomes: &[Outcome]) -> String {
     match outcomes.last().map(|outcome| &outcome.effect) {
-        Some(Effect::Refused { reason }) => reason.clone(),
+        Some(Effect::Refused { reason, .. }) => reason.clone(),
         other => panic!("not refused: {other:?}"),
     }
 }

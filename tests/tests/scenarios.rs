@@ -30,7 +30,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
-use storage_core::model::{Approval, FilesystemKind, Layout, VerdictKind};
+use storage_core::model::{Approval, FilesystemKind, Layout, Policy, VerdictKind};
 use storage_core::observe::Observer;
 use storage_core::pipeline::survey;
 use storage_core::progress::{Event, Progress, Silent};
@@ -266,27 +266,120 @@ fn nothing_is_touched_when_the_mount_root_is_a_symlink() {
 }
 
 #[test]
-fn a_mount_root_on_a_filesystem_of_memory_is_refused_or_prepares_nothing_that_is_lost() {
+fn the_printed_approval_is_accepted_and_a_stale_one_is_refused_with_what_changed() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let disk = sandbox.blank("disk", 64 * MIB);
+    fs::write(disk.node(), [7; 4096]).unwrap();
+    disk.sync();
+    let policy = sandbox.policy([&disk]);
+    let json = run(&policy, &["explain", disk.name(), "-o", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    let approval = report["disks"][0]["approval"].as_str();
+    let approval = approval.unwrap_or_else(|| panic!("an approval lifts it: {}", json.stdout));
+    let said = run(&policy, &["--dry-run", "--approve", approval]);
+    assert!(said.stdout.contains("overwrite"), "{}", said.stdout);
+    let (id, _) = approval.rsplit_once('@').unwrap();
+    let stale = format!("{id}@000000000000000000000000");
+    let said = run(&policy, &["--dry-run", "--approve", &stale]);
+    assert!(
+        said.stdout.contains("refused: ") && said.stdout.contains("has changed"),
+        "{}",
+        said.stdout
+    );
+    assert!(!said.stdout.contains("overwrite"), "{}", said.stdout);
+}
+
+/// Nothing is planned, the disk stays as it is, and the filesystem is named.
+#[track_caller]
+fn assert_unfit_root(policy: &Policy, disk: &SimDisk, fstype: &str) {
+    let said = run(policy, &["--once"]);
+    let all = format!("{}{}", said.stdout, said.stderr);
+    assert_eq!(said.code, Some(1), "{all}");
+    let root = policy.mount_root.display();
+    let words = format!("{root} lies on {root} ({fstype})");
+    assert!(all.contains(&words), "{words:?} is not in {all}");
+    let dry = run(policy, &["--dry-run", "-o", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&dry.stdout).unwrap();
+    assert_eq!(report["summary"]["planned"], 0, "{}", dry.stdout);
+    assert_eq!(disk.writes(), 0, "{all}");
+}
+
+#[test]
+fn nothing_is_planned_when_the_mount_root_is_on_a_fuse_filesystem() {
+    require_fuse!();
+    let sandbox = Sandbox::new();
+    let host = SimHost::new(&sandbox.path().join("sim"));
+    let disk = host.disk("disk", 64 * MIB, Content::default());
+    let device = host.attach("disk");
+    let policy = sandbox.policy([&device]);
+    fs::create_dir(&policy.mount_root).unwrap();
+    let none: Option<&str> = None;
+    let fuse = sandbox.path().join("sim");
+    mount(
+        Some(&fuse),
+        &policy.mount_root,
+        none,
+        MsFlags::MS_BIND,
+        none,
+    )
+    .unwrap();
+    assert_unfit_root(&policy, &disk, "fuse");
+    umount2(&policy.mount_root, MntFlags::MNT_DETACH).unwrap();
+}
+
+#[test]
+fn nothing_is_planned_when_the_mount_root_is_on_a_local_filesystem_that_may_not_hold_it() {
+    require_fuse!();
+    let sandbox = Sandbox::new();
+    let host = SimHost::new(&sandbox.path().join("sim"));
+    let disk = host.disk("disk", 64 * MIB, Content::default());
+    let device = host.attach("disk");
+    let policy = sandbox.policy([&device]);
+    fs::create_dir(&policy.mount_root).unwrap();
+    let (content, image) = (
+        sandbox.path().join("content"),
+        sandbox.path().join("squashfs"),
+    );
+    fs::create_dir(&content).unwrap();
+    run_tool(
+        "mksquashfs",
+        &[content.to_str().unwrap(), image.to_str().unwrap(), "-quiet"],
+    );
+    let carrier = LoopDisk::attach(&image);
+    let point = policy.mount_root.to_str().unwrap();
+    run_tool(
+        "mount",
+        &["-t", "squashfs", carrier.node().to_str().unwrap(), point],
+    );
+    assert_unfit_root(&policy, &disk, "squashfs");
+    umount2(&policy.mount_root, MntFlags::empty()).unwrap();
+}
+
+#[test]
+fn a_mount_root_in_memory_holds_mount_points_and_what_is_lost_with_it_is_made_again() {
     require_devices!();
     let sandbox = Sandbox::new();
     let disk = sandbox.blank("disk", 64 * MIB);
     let policy = sandbox.policy([&disk]);
     fs::create_dir(&policy.mount_root).unwrap();
-    let none: Option<&str> = None;
-    mount(
-        Some("tmpfs"),
-        &policy.mount_root,
-        Some("tmpfs"),
-        MsFlags::empty(),
-        none,
-    )
-    .unwrap();
+    for _ in 0..2 {
+        mount(
+            Some("tmpfs"),
+            &policy.mount_root,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some("mode=0755"),
+        )
+        .unwrap();
+        let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
+        assert_eq!(failures(&outcomes), "");
+        assert_done(&sandbox.host(), &policy, &[&disk]);
+        disk.unmount();
+        umount2(&policy.mount_root, MntFlags::MNT_DETACH).unwrap();
+    }
     let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
-    disk.unmount();
-    umount2(&policy.mount_root, MntFlags::MNT_DETACH).unwrap();
-    // Whatever the run thought of the tmpfs, on the right filesystem the disk is finished without loss.
-    let (_, after) = once(&sandbox.host(), &policy, &Silent);
-    assert_eq!(failures(&after), "", "before: {}", failures(&outcomes));
+    assert_eq!(failures(&outcomes), "");
     assert_done(&sandbox.host(), &policy, &[&disk]);
 }
 

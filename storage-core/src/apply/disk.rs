@@ -17,7 +17,7 @@ use super::watch::Watch;
 use super::{Effect, Outcome, persist};
 use crate::host::HostRoot;
 use crate::model::{
-    Content, FilesystemKind, KernelName, Layout, OwnClaim, OwnStage, Persist, Policy,
+    Content, DiskName, FilesystemKind, KernelName, Layout, Own, OwnClaim, OwnStage, Persist, Policy,
 };
 use crate::observe::proof::WINDOW;
 use crate::observe::read::ReadAt;
@@ -139,6 +139,7 @@ pub(super) fn effect_of(error: &ApplyError) -> Effect {
     if error.is_refusal() {
         Effect::Refused {
             reason: error.to_string(),
+            retry: error.retry(),
         }
     } else {
         Effect::Failed {
@@ -692,7 +693,11 @@ impl<'a> Work<'a> {
 
     /// The mount point that the plan names must be the one that the disk's name gives.
     fn check_point(&self, point: &Path) -> Result<(), ApplyError> {
-        if point == crate::plan::mount_point(&self.run.policy, &self.plan.name) {
+        self.check_point_of(point, &self.plan.name)
+    }
+
+    fn check_point_of(&self, point: &Path, name: &DiskName) -> Result<(), ApplyError> {
+        if point == crate::plan::mount_point(&self.run.policy, name) {
             return Ok(());
         }
         Err(self.bad_plan(format!("{} is not its mount point", point.display())))
@@ -702,7 +707,7 @@ impl<'a> Work<'a> {
         MountOptions::new(&self.run.policy.mount_options).map_err(|why| ApplyError::Refused {
             object: point.display().to_string(),
             act: "mount",
-            why,
+            why: why.to_string(),
             remedy: "change mountOptions".to_owned(),
         })
     }
@@ -787,14 +792,23 @@ impl<'a> Work<'a> {
     }
 
     fn persist(&mut self, how: Persist, point: &Path) -> Result<Done, ApplyError> {
-        self.check_point(point)?;
         self.options(point)?;
         let clearance = self.look(Purpose::Use)?;
-        let claim = clearance.claim()?;
-        if claim.stage != OwnStage::Ready {
-            return Err(self.bad_plan("the disk is not finished"));
-        }
-        let record = claim.record.clone();
+        let record = match (how, clearance.right(), &clearance.seen().content.own) {
+            // Of a disk of ours that is about to be overwritten.
+            (Persist::None, Right::Approved, Own::Claim(claim)) => {
+                self.check_point_of(point, claim.name())?;
+                claim.record.clone()
+            }
+            _ => {
+                self.check_point(point)?;
+                let claim = clearance.claim()?;
+                if claim.stage != OwnStage::Ready {
+                    return Err(self.bad_plan("the disk is not finished"));
+                }
+                claim.record.clone()
+            }
+        };
         let _one = self
             .run
             .files

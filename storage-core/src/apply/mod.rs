@@ -70,17 +70,7 @@ mod watch;
 pub use error::ApplyError;
 pub use lock::HostLock;
 
-/// Whether and when it makes sense to try again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Retry {
-    /// The next pass may succeed without anybody's help.
-    Later,
-    /// Not before something is changed on the host or in the policy.
-    AfterChange,
-    /// Never with this disk.
-    Never,
-}
+pub use crate::model::Retry;
 
 /// What a step changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -94,6 +84,8 @@ pub enum Effect {
     Refused {
         /// What was refused, why, and what lifts it.
         reason: String,
+        /// Whether to try again.
+        retry: Retry,
     },
     /// Tried and failed.
     Failed {
@@ -127,7 +119,7 @@ impl fmt::Display for Effect {
         match self {
             Self::Changed => f.write_str("done"),
             Self::AlreadySo => f.write_str("already so"),
-            Self::Refused { reason } => write!(f, "refused: {reason}"),
+            Self::Refused { reason, .. } => write!(f, "refused: {reason}"),
             Self::Failed { error, .. } => write!(f, "failed: {error}"),
         }
     }

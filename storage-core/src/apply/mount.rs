@@ -17,22 +17,24 @@ use super::error::ApplyError;
 use super::filesystem::{Target, held_elsewhere};
 use crate::host::HostRoot;
 use crate::model::{DevNum, FilesystemKind, Mount, Policy};
-use crate::observe::mounts::parse_mountinfo;
+use crate::observe::mounts::{may_hold_mount_root, mount_root_filesystems, parse_mountinfo};
 use crate::persist::FIXED_OPTIONS;
 use crate::sys;
 
-/// Filesystems that may hold the mount root: local ones with Unix owners, by their magic in `linux/magic.h`
-/// (ZFS: `include/sys/fs/zfs.h`). Anything else could vanish, or ignore modes and flags.
-const ROOT_FILESYSTEMS: [(i128, &str); 8] = [
-    (0xef53, "ext2, ext3 or ext4"),
-    (0x5846_5342, "xfs"),
-    (0x9123_683e, "btrfs"),
-    (0xf2f5_2010, "f2fs"),
-    (0xca45_1a4e, "bcachefs"),
-    (0x2fc1_2fc1, "zfs"),
-    (0x0102_1994, "tmpfs"),
-    (0x794c_7630, "overlay"),
-];
+/// Why a mount option is not acceptable. It stays so until the policy is changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MountOptionError {
+    /// It would break a line of fstab or a unit.
+    #[error("mount option {0:?} may hold only letters, digits and _ - . = : / +")]
+    Characters(String),
+    /// It undoes what every disk gets.
+    #[error("mount option {option:?} contradicts the fixed ones (rw,{fixed})", option = .0, fixed = FIXED_OPTIONS.join(","))]
+    Contradicts(String),
+    /// We cannot set it.
+    #[error("mount option {0:?} is not supported")]
+    NotSupported(String),
+}
 
 /// The operator's mount options, checked and sorted by who reads them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,8 +50,8 @@ impl MountOptions {
     /// Checks the options of the policy. What ext4 does on errors (remount read-only) is in its superblock.
     ///
     /// # Errors
-    /// In words: which option is not acceptable and why.
-    pub fn new(options: &[String]) -> Result<Self, String> {
+    /// Which option is not acceptable and why.
+    pub fn new(options: &[String]) -> Result<Self, MountOptionError> {
         let mut checked = Self::default();
         for option in options {
             let fine = |b: u8| {
@@ -57,22 +59,17 @@ impl MountOptions {
                     || matches!(b, b'_' | b'-' | b'.' | b'=' | b':' | b'/' | b'+')
             };
             if option.is_empty() || option.len() > 100 || !option.bytes().all(fine) {
-                return Err(format!(
-                    "mount option {option:?} may hold only letters, digits and _ - . = : / +"
-                ));
+                return Err(MountOptionError::Characters(option.clone()));
             }
             match option.as_str() {
                 "noatime" | "nodev" | "nosuid" | "noexec" | "rw" | "defaults" => {}
                 "ro" | "dev" | "suid" | "exec" | "atime" | "strictatime" | "relatime"
                 | "remount" | "bind" | "rbind" | "move" | "noauto" | "user" | "users" | "owner"
                 | "group" => {
-                    return Err(format!(
-                        "mount option {option:?} contradicts the fixed ones (rw,{})",
-                        FIXED_OPTIONS.join(",")
-                    ));
+                    return Err(MountOptionError::Contradicts(option.clone()));
                 }
                 "lazytime" | "nosymfollow" | "loop" => {
-                    return Err(format!("mount option {option:?} is not supported"));
+                    return Err(MountOptionError::NotSupported(option.clone()));
                 }
                 "sync" => checked.sync = true,
                 "dirsync" => checked.dirsync = true,
@@ -172,12 +169,15 @@ fn open_mount_root(host: &HostRoot, root: &Path) -> Result<OwnedFd, ApplyError> 
     let facts = fstatfs(&dir).map_err(io(root, "look at"))?;
     let magic = facts.filesystem_type().0;
     let magic = i128::from(magic);
-    if !ROOT_FILESYSTEMS.iter().any(|(known, _)| *known == magic) {
+    if !may_hold_mount_root(magic) {
         return Err(refused(
             root,
             "use as the mount root",
             format!("it lies on a filesystem (magic {magic:#x}) that is not a known local one"),
-            "set the mount root to a place on ext4, xfs, btrfs, f2fs, bcachefs, zfs, tmpfs or overlay",
+            &format!(
+                "set the mount root to a place on one of {}",
+                mount_root_filesystems()
+            ),
         ));
     }
     if facts.flags().contains(FsFlags::ST_RDONLY) {
@@ -475,7 +475,7 @@ pub fn is_protected(path: &Path) -> std::io::Result<bool> {
 mod tests {
     use super::*;
 
-    fn options(list: &[&str]) -> Result<MountOptions, String> {
+    fn options(list: &[&str]) -> Result<MountOptions, MountOptionError> {
         let list: Vec<String> = list.iter().map(|o| (*o).to_owned()).collect();
         MountOptions::new(&list)
     }

@@ -147,6 +147,7 @@ impl Disk {
             disk_id: DiskId::new("serial-1").unwrap(),
             hash: "usual".to_owned(),
             size: 64 << 20,
+            physical: "sdx".to_owned(),
             name: DiskName::new("sdx").unwrap(),
             basis: Basis::Blank,
             steps: vec![
@@ -245,7 +246,7 @@ fn whatever_differs_at_the_first_look_nothing_is_written() {
     ] {
         let (outcomes, writes) = go(&disk, 1, lie);
         assert!(
-            matches!(&outcomes[0].effect, Effect::Refused { reason } if reason.contains("look again")),
+            matches!(&outcomes[0].effect, Effect::Refused { reason, .. } if reason.contains("look again")),
             "{lie:?}: {outcomes:?}"
         );
         assert_eq!(outcomes.len(), 1);

@@ -4,6 +4,7 @@
 //! each write, for the caller's thread to take note of it: a thread that was given up gets no answer and ends
 //! there when it comes back.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -112,9 +113,17 @@ impl<'p> Watcher<'p> {
         }
     }
 
-    /// The line of the next disk that is not begun.
+    /// The line of the next disk that is not begun, and is no part of a physical disk that is being worked on.
     fn next(&mut self) -> Option<(usize, Watch)> {
-        let index = self.disks.iter().position(|disk| !disk.begun)?;
+        let at_work: BTreeSet<&str> = self
+            .disks
+            .iter()
+            .filter(|disk| disk.begun && !disk.over)
+            .map(|disk| disk.plan.physical.as_str())
+            .collect();
+        let mut disks = self.disks.iter();
+        let index =
+            disks.position(|disk| !disk.begun && !at_work.contains(disk.plan.physical.as_str()))?;
         let disk = self.disks.get_mut(index)?;
         disk.begun = true;
         disk.heard = Instant::now();
@@ -126,7 +135,7 @@ impl<'p> Watcher<'p> {
         Some((index, watch))
     }
 
-    /// Begins disks with `start`, at most `parallel` at once, until all are over or given up.
+    /// Begins disks with `start`, at most `parallel` at once and one per physical disk, until all are over or given up.
     pub(super) fn watch(
         mut self,
         parallel: usize,
@@ -247,6 +256,7 @@ mod tests {
             disk_id: DiskId::new("x").unwrap(),
             hash: String::new(),
             size: 0,
+            physical: format!("sd{index}"),
             name: DiskName::new("sd").unwrap(),
             basis: Basis::Blank,
             steps: vec![Step::WriteTable],
@@ -305,6 +315,46 @@ mod tests {
         assert!(
             matches!(woken, Err(ApplyError::Abandoned { .. })),
             "{woken:?}"
+        );
+    }
+
+    #[test]
+    fn namespaces_of_one_controller_are_worked_on_one_after_the_other_and_other_disks_beside_them()
+    {
+        let mut plan = plan(3);
+        for index in [0, 1] {
+            plan.disks[index].physical = "devices/pci0000:00/0000:00:1d.0/nvme/nvme0".to_owned();
+        }
+        let begun = Arc::new(Mutex::new(Vec::new()));
+        let (other, first) = channel::<()>();
+        let mut first = Some(first);
+        let threads = Mutex::new(Vec::new());
+        let outcomes = Watcher::new(&plan).watch(8, &Silent, |index, watch| {
+            begun.lock().unwrap().push(format!("{index} begins"));
+            let wait = first.take_if(|_| index == 0);
+            let (other, begun) = (other.clone(), Arc::clone(&begun));
+            threads.lock().unwrap().push(thread::spawn(move || {
+                if let Some(wait) = wait {
+                    // The other disk is worked on meanwhile, the other namespace is not.
+                    wait.recv().unwrap();
+                    begun.lock().unwrap().push("0 ends".to_owned());
+                }
+                let end = Event::StepEnded(outcome(&format!("sd{index}")));
+                watch.tell(end).unwrap();
+                drop(watch);
+                if index == 2 {
+                    other.send(()).unwrap();
+                }
+            }));
+            Ok(())
+        });
+        for thread in threads.into_inner().unwrap() {
+            thread.join().unwrap();
+        }
+        assert_eq!(outcomes.len(), 3);
+        assert_eq!(
+            *begun.lock().unwrap(),
+            ["0 begins", "2 begins", "0 ends", "1 begins"]
         );
     }
 

@@ -328,11 +328,15 @@ impl Sheet {
                 ),
             );
         }
-        let hash = whole.then(|| identity::hash(device, approvable));
+        // An approval covers more of the disk than a dump holds: one made of it fits nothing.
+        let elsewhere = approvable && device.content.samples == Samples::NotInDump;
+        approvable &= !elsewhere;
+        let hash = (whole && !elsewhere).then(|| identity::hash(device, approvable));
         let approval = match (&disk_id, &hash) {
             (Some(id), Some(hash)) if approvable => {
                 Some(format!("--approve {id}@{hash} (approvals)"))
             }
+            _ if elsewhere => Some(ON_THE_HOST.to_owned()),
             _ => None,
         };
         // What holds data of ours is never offered destruction alone, nor first.
@@ -386,6 +390,9 @@ impl Sheet {
                 remedy: offer(own::copying(device)),
             });
             (CheckResult::Refused, text)
+        } else if elsewhere {
+            let text = "an approval names it; whether it fits is seen on the host itself";
+            (CheckResult::NotRun, text.to_owned())
         } else {
             (
                 CheckResult::NotRun,
@@ -418,6 +425,9 @@ impl Sheet {
         }
     }
 }
+
+/// What stands for an approval where only the dump of a host is seen.
+const ON_THE_HOST: &str = "take the approval (--approve, approvals) from explain on the host itself: a dump does not hold all that one covers";
 
 /// Id of the last check: it lifts reasons instead of giving them, so it stands outside the table.
 const APPROVAL: &str = "approval";

@@ -153,6 +153,8 @@ pub enum Samples {
     Read(Option<String>),
     /// A read failed.
     Failed(ReadError),
+    /// A dump of a host does not hold them.
+    NotInDump,
 }
 
 /// How far one of our disks got.

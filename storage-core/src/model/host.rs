@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::device::{BlockDevice, DevNum};
 use super::name::KernelName;
+use super::retry::Retry;
 
 /// Class of a failed read, for words and retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -22,6 +23,19 @@ pub enum ReadErrorKind {
     Io,
     /// What was read makes no sense.
     Malformed,
+}
+
+impl ReadErrorKind {
+    /// Whether the read may succeed when it is tried again.
+    #[must_use]
+    pub fn retry(self) -> Retry {
+        match self {
+            // The device may come back, answer or recover; each pass reads anew.
+            Self::Gone | Self::TimedOut | Self::Io => Retry::Later,
+            // Somebody must give the right, or put right what is there.
+            Self::Permission | Self::Malformed => Retry::AfterChange,
+        }
+    }
 }
 
 /// A read that failed: a fact like any other.

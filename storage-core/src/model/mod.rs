@@ -7,6 +7,7 @@ pub mod device;
 pub mod host;
 pub mod name;
 pub mod policy;
+pub mod retry;
 pub mod verdict;
 
 pub use content::{
@@ -25,4 +26,5 @@ pub use name::{DiskId, DiskName, InvalidName, KernelName};
 pub use policy::{
     Approval, FilesystemKind, Layout, Persist, Policy, ProofDepth, Selector, SelectorRule,
 };
+pub use retry::Retry;
 pub use verdict::{Check, CheckResult, Classification, Reason, Verdict, VerdictKind};

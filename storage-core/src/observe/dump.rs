@@ -29,13 +29,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 
 use super::device::Target;
-use super::error::invalid;
+use super::error::{invalid, kind_of};
 use super::mounts;
 use super::observer::{Observer, Reader};
 use super::read::ReadAt;
 use super::source::{Got, Part, Recorder, Source};
 use crate::host::HostRoot;
-use crate::model::{BlockDevice, ContentState, KernelName, Observation, Policy};
+use crate::model::{BlockDevice, ContentState, KernelName, Observation, Policy, Retry};
 use crate::progress::Silent;
 
 const UNIT: u64 = 512;
@@ -61,6 +61,18 @@ pub enum DumpError {
         /// The cause.
         cause: io::Error,
     },
+}
+
+impl DumpError {
+    /// Whether it makes sense to try again.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            // Another directory, or another host.
+            Self::NotLive | Self::NotEmpty(_) => Retry::AfterChange,
+            Self::Io { cause, .. } => kind_of(cause).retry(),
+        }
+    }
 }
 
 /// What a dump holds.

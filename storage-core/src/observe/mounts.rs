@@ -35,6 +35,51 @@ const REMOTE: [&str; 12] = [
     "ocfs2",
 ];
 
+/// Filesystems that may hold the mount root: local ones with Unix owners, by their names in the mount table and their
+/// magic in `linux/magic.h` (ZFS: `include/sys/fs/zfs.h`). Anything else could vanish, or ignore modes and flags.
+const ROOT_FILESYSTEMS: [(&str, i128); 10] = [
+    ("ext4", 0xef53),
+    ("ext3", 0xef53),
+    ("ext2", 0xef53),
+    ("xfs", 0x5846_5342),
+    ("btrfs", 0x9123_683e),
+    ("f2fs", 0xf2f5_2010),
+    ("bcachefs", 0xca45_1a4e),
+    ("zfs", 0x2fc1_2fc1),
+    ("tmpfs", 0x0102_1994),
+    ("overlay", 0x794c_7630),
+];
+
+/// Whether a filesystem of this magic may hold the mount root.
+pub(crate) fn may_hold_mount_root(magic: i128) -> bool {
+    ROOT_FILESYSTEMS.iter().any(|(_, known)| *known == magic)
+}
+
+/// The filesystems that may hold the mount root, for people.
+pub(crate) fn mount_root_filesystems() -> String {
+    ROOT_FILESYSTEMS.map(|(name, _)| name).join(", ")
+}
+
+/// What keeps the mount root from lying on this mount.
+fn unfit_mount(path: &Path, mount: &Mount) -> Option<String> {
+    let place = format!(
+        "{} lies on {} ({})",
+        path.display(),
+        mount.point,
+        mount.fstype
+    );
+    let known = |(name, _): &(&str, i128)| *name == mount.fstype;
+    if !ROOT_FILESYSTEMS.iter().any(known) {
+        return Some(format!(
+            "{place}, which is none of the local filesystems that may hold it: {}",
+            mount_root_filesystems()
+        ));
+    }
+    mount
+        .is_read_only()
+        .then(|| format!("{place}, which is read-only"))
+}
+
 /// Undoes the kernel's escapes: a backslash and three octal digits. Other bytes stay; what is not UTF-8 is
 /// replaced, so such a name never equals one of ours.
 #[must_use]
@@ -389,6 +434,11 @@ fn mount_root(source: Source<'_>, policy: &Policy, mounts: &[Mount]) -> MountRoo
         facts.faults.push(fault);
         return facts;
     }
+    let on = |path: &Path| path.to_str().and_then(|path| mount_of(mounts, path));
+    if let Some(fault) = on(&policy.mount_root).and_then(|m| unfit_mount(&policy.mount_root, m)) {
+        facts.faults.push(fault);
+        return facts;
+    }
     if source.host.dump {
         let path = source.host.root.join(DUMPED_ROOT);
         match std::fs::read_to_string(&path) {
@@ -401,7 +451,6 @@ fn mount_root(source: Source<'_>, policy: &Policy, mounts: &[Mount]) -> MountRoo
             }
         }
     }
-    let on = |path: &Path| path.to_str().and_then(|path| mount_of(mounts, path));
     let mut reached = true;
     for path in ancestors(&policy.mount_root) {
         if let Some(mount) = on(path).filter(|mount| {

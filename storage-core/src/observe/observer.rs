@@ -509,14 +509,15 @@ impl Observer {
         policy: &Policy,
         progress: &dyn Progress,
     ) {
-        if self.host.dump {
-            return;
-        }
         let mut jobs = Vec::new();
         for name in names {
             let Some(device) = observation.devices.get_mut(name) else {
                 continue;
             };
+            if self.host.dump {
+                device.content.samples = Samples::NotInDump;
+                continue;
+            }
             if matches!(device.content.samples, Samples::Read(_)) {
                 continue;
             }

@@ -787,3 +787,43 @@ fn a_virtio_disk_that_does_not_tell_its_serial_number_costs_a_bounded_time_and_n
     let seen = observer.observe(&policy);
     assert_eq!(device(&seen, "vda").ids.serial.as_deref(), Some("S-vda"));
 }
+
+#[test]
+fn a_mount_root_on_a_filesystem_that_may_not_hold_one_is_named_before_anything_is_planned() {
+    let mut host = FakeHost::new();
+    blank_disk(&mut host, SATA);
+    let faults = |fstype: &str, options: &str| {
+        host.file(
+            "proc/1/mountinfo",
+            format!(
+                "1 0 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
+                 2 1 8:2 / /mnt {options} shared:2 - {fstype} /dev/sda2 rw\n"
+            ),
+        );
+        pass(&host).host.mount_root.faults
+    };
+    for fstype in [
+        "vfat",
+        "exfat",
+        "ntfs3",
+        "fuseblk",
+        "fuse.sshfs",
+        "nfs4",
+        "9p",
+        "squashfs",
+        "ramfs",
+    ] {
+        let said = faults(fstype, "rw").join("; ");
+        assert!(said.contains(&format!("lies on /mnt ({fstype})")), "{said}");
+    }
+    for fstype in [
+        "ext2", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "zfs", "tmpfs", "overlay",
+    ] {
+        assert_eq!(faults(fstype, "rw"), [""; 0], "{fstype}");
+    }
+    let said = faults("ext4", "ro").join("; ");
+    assert!(
+        said.contains("lies on /mnt (ext4), which is read-only"),
+        "{said}"
+    );
+}

@@ -23,6 +23,24 @@ const ENTRIES_BYTES: usize = 128 * 128;
 /// GPT attribute bit 63: no automatic mounting (systemd's discoverable partitions specification).
 const NO_AUTO: u64 = 1 << 63;
 
+/// Why a record describes no partition table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TableError {
+    /// The record is of another layout.
+    #[error("the record is not of the GPT layout")]
+    Layout,
+    /// The disk is too small.
+    #[error("the disk has no room for a table")]
+    NoRoom,
+    /// The numbers overflow.
+    #[error("the partition's end overflows")]
+    Overflow,
+    /// The partition lies on the table.
+    #[error("the partition does not fit between the two copies of the table")]
+    DoesNotFit,
+}
+
 /// How far the partition's name says the preparation got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PartitionMark {
@@ -60,28 +78,26 @@ impl TableImage {
     /// The table that belongs to a record of the GPT layout.
     ///
     /// # Errors
-    /// In words, when the record is of another layout or its numbers leave no room for a table.
-    pub fn new(record: &RecordBlock) -> Result<Self, String> {
+    /// When the record is of another layout or its numbers leave no room for a table.
+    pub fn new(record: &RecordBlock) -> Result<Self, TableError> {
         if record.layout != Layout::Gpt {
-            return Err("the record is not of the GPT layout".to_owned());
+            return Err(TableError::Layout);
         }
         let sector = u64::from(record.sector);
         let entries_sectors = (ENTRIES_BYTES as u64).div_ceil(sector);
         let lbas = record.size / sector;
         let last_usable = lbas
             .checked_sub(entries_sectors + 2)
-            .ok_or("the disk has no room for a table")?;
+            .ok_or(TableError::NoRoom)?;
         let end = record
             .start
             .checked_add(record.length)
-            .ok_or("the partition's end overflows")?;
+            .ok_or(TableError::Overflow)?;
         if record.length == 0
             || record.start < (2 + entries_sectors) * sector
             || end.div_ceil(sector) > last_usable + 1
         {
-            return Err(
-                "the partition does not fit between the two copies of the table".to_owned(),
-            );
+            return Err(TableError::DoesNotFit);
         }
         Ok(Self {
             sector,

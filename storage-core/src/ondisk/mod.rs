@@ -8,7 +8,7 @@ pub(crate) mod guard;
 mod recognise;
 pub mod record;
 
-use gpt::{TableImage, Write};
+use gpt::{TableError, TableImage, Write};
 use record::{RecordBlock, RecordState};
 
 use crate::model::Layout;
@@ -39,8 +39,8 @@ pub fn record_write(record: &RecordBlock, state: RecordState) -> Write {
 /// in the GPT layout, the partition is renamed.
 ///
 /// # Errors
-/// In words, when the record's numbers leave no room for a table.
-pub fn commit_writes(record: &RecordBlock) -> Result<Vec<Write>, String> {
+/// When the record's numbers leave no room for a table.
+pub fn commit_writes(record: &RecordBlock) -> Result<Vec<Write>, TableError> {
     let mut writes = vec![record_write(record, RecordState::Ready)];
     if record.layout == Layout::Gpt {
         writes.extend(TableImage::new(record)?.rename_writes());

@@ -48,7 +48,8 @@ pub fn recognise(device: &dyn ReadAt, content: &Content) -> Own {
         if !RecordBlock::looks_like(&block) {
             continue;
         }
-        let said = RecordBlock::decode(&block).and_then(|record| {
+        let record = RecordBlock::decode(&block).map_err(|error| error.to_string());
+        let said = record.and_then(|record| {
             if block
                 .get(LEN..)
                 .is_some_and(|rest| rest.iter().any(|b| *b != 0))
@@ -167,7 +168,7 @@ fn claim_gpt(
     content: &Content,
     record: RecordBlock,
 ) -> Result<OwnClaim, String> {
-    let table = TableImage::new(&record)?;
+    let table = TableImage::new(&record).map_err(|error| error.to_string())?;
     let same_size = record.size == device.size() && record.sector == device.logical_sector();
     let states = if same_size {
         sector_states(device, &table)?

@@ -30,7 +30,55 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::model::{DiskName, FilesystemKind, Layout};
+use crate::model::{DiskName, FilesystemKind, InvalidName, Layout};
+
+/// What makes a record block unacceptable. None of it goes away by itself.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// It is not whole.
+    #[error("the record block is cut short")]
+    Short,
+    /// Another version of the format.
+    #[error("the record block is of a format version that is not known here")]
+    Version,
+    /// The checksum does not fit.
+    #[error("the record block's checksum is wrong")]
+    Checksum,
+    /// A number that means nothing.
+    #[error("the record block's {what} is {value}")]
+    Value {
+        /// The field.
+        what: &'static str,
+        /// What it holds.
+        value: u64,
+    },
+    /// A text that is none.
+    #[error("the record block's {what} {fault}")]
+    Text {
+        /// The field.
+        what: &'static str,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
+    /// The name is none that a disk may have.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// The disk GUID is none that we make.
+    #[error("the record block's disk GUID is not a random one")]
+    Guid,
+    /// The filesystem's place does not lie on the disk.
+    #[error("the record block's range of {length} bytes from {start} does not fit the disk")]
+    Range {
+        /// First byte.
+        start: u64,
+        /// Length in bytes.
+        length: u64,
+    },
+    /// There is more than a record.
+    #[error("the record block's padding is not zero")]
+    Padding,
+}
 
 /// Bytes of a record block.
 pub const LEN: usize = 512;
@@ -217,21 +265,20 @@ impl RecordBlock {
     /// Reads and checks a record block.
     ///
     /// # Errors
-    /// In words: what makes it unacceptable. Ask [`RecordBlock::looks_like`] first: other blocks are no records.
-    pub fn decode(block: &[u8]) -> Result<Self, String> {
+    /// What makes it unacceptable. Ask [`RecordBlock::looks_like`] first: other blocks are no records.
+    pub fn decode(block: &[u8]) -> Result<Self, RecordError> {
         let block: &[u8; LEN] = block
             .get(..LEN)
             .and_then(|b| b.try_into().ok())
-            .ok_or("the record block is cut short")?;
+            .ok_or(RecordError::Short)?;
+        let value = |what, value: u64| RecordError::Value { what, value };
         let mut fields = Fields(block);
         if fields.take::<16>()? != *MAGIC {
-            return Err(
-                "the record block is of a format version that is not known here".to_owned(),
-            );
+            return Err(RecordError::Version);
         }
         let sum = fields.take::<32>()?;
         if Sha256::digest(fields.0).as_slice() != sum {
-            return Err("the record block's checksum is wrong".to_owned());
+            return Err(RecordError::Checksum);
         }
         let [state, layout, filesystem, overwrote] = fields.take::<4>()?;
         let record = Self {
@@ -239,29 +286,29 @@ impl RecordBlock {
                 1 => RecordState::Begun,
                 2 => RecordState::Formatting,
                 3 => RecordState::Ready,
-                other => return Err(format!("the record block's state is {other}")),
+                other => return Err(value("state", other.into())),
             },
             layout: match layout {
                 1 => Layout::Gpt,
                 2 => Layout::Disk,
-                other => return Err(format!("the record block's layout is {other}")),
+                other => return Err(value("layout", other.into())),
             },
             filesystem: match filesystem {
                 1 => FilesystemKind::Ext4,
                 2 => FilesystemKind::Xfs,
-                other => return Err(format!("the record block's filesystem is {other}")),
+                other => return Err(value("filesystem", other.into())),
             },
             overwrote: match overwrote {
                 0 => false,
                 1 => true,
-                other => return Err(format!("the record block's overwrite flag is {other}")),
+                other => return Err(value("overwrite flag", other.into())),
             },
             sector: u32::from_le_bytes(fields.take()?),
             size: u64::from_le_bytes(fields.take()?),
             made: u64::from_le_bytes(fields.take()?),
             disk_guid: Uuid::from_bytes(fields.take()?),
             cluster: Some(Uuid::from_bytes(fields.take()?)).filter(|uuid| !uuid.is_nil()),
-            name: DiskName::new(&fields.text::<32>("name")?).map_err(|e| e.to_string())?,
+            name: DiskName::new(&fields.text::<32>("name")?)?,
             version: fields.text::<32>("version")?,
             node: fields.text::<64>("node")?,
             serial: fields.text::<64>("serial")?,
@@ -270,16 +317,13 @@ impl RecordBlock {
             length: u64::from_le_bytes(fields.take()?),
         };
         if record.disk_guid.get_version_num() != 4 {
-            return Err("the record block's disk GUID is not a random one".to_owned());
+            return Err(RecordError::Guid);
         }
         if !record.sector.is_power_of_two() || !(512..=65536).contains(&record.sector) {
-            return Err(format!(
-                "the record block's sector size is {}",
-                record.sector
-            ));
+            return Err(value("sector size", record.sector.into()));
         }
         if !record.size.is_multiple_of(u64::from(record.sector)) || record.size < 8 << 20 {
-            return Err(format!("the record block's disk size is {}", record.size));
+            return Err(value("disk size", record.size));
         }
         let fits = match record.layout {
             // No other range than a preparation gives: what lies between it and the table is read whole, and a forged
@@ -296,13 +340,11 @@ impl RecordBlock {
             }
         };
         if !fits || record.length == 0 {
-            return Err(format!(
-                "the record block's range of {} bytes from {} does not fit the disk",
-                record.length, record.start
-            ));
+            let (start, length) = (record.start, record.length);
+            return Err(RecordError::Range { start, length });
         }
         if fields.0.iter().any(|b| *b != 0) {
-            return Err("the record block's padding is not zero".to_owned());
+            return Err(RecordError::Padding);
         }
         Ok(record)
     }
@@ -312,30 +354,25 @@ impl RecordBlock {
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], String> {
-        let (head, rest) = self
-            .0
-            .split_first_chunk::<N>()
-            .ok_or("the record block is cut short")?;
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], RecordError> {
+        let (head, rest) = self.0.split_first_chunk::<N>().ok_or(RecordError::Short)?;
         self.0 = rest;
         Ok(*head)
     }
 
-    fn text<const N: usize>(&mut self, what: &str) -> Result<String, String> {
+    fn text<const N: usize>(&mut self, what: &'static str) -> Result<String, RecordError> {
         let bytes = self.take::<N>()?;
         let end = bytes.iter().position(|b| *b == 0).unwrap_or(N);
-        let (text, padding) = bytes.split_at(end);
+        let (said, padding) = bytes.split_at(end);
+        let text = |fault| RecordError::Text { what, fault };
         if padding.iter().any(|b| *b != 0) {
-            return Err(format!(
-                "the record block's {what} has bytes behind its end"
-            ));
+            return Err(text("has bytes behind its end"));
         }
-        let text = std::str::from_utf8(text)
-            .map_err(|_| format!("the record block's {what} is not UTF-8"))?;
-        if text.chars().any(char::is_control) {
-            return Err(format!("the record block's {what} has control characters"));
+        let said = std::str::from_utf8(said).map_err(|_| text("is not UTF-8"))?;
+        if said.chars().any(char::is_control) {
+            return Err(text("has control characters"));
         }
-        Ok(text.to_owned())
+        Ok(said.to_owned())
     }
 }
 
@@ -438,7 +475,7 @@ pub(crate) mod tests {
                 ..good.clone()
             };
             let said = RecordBlock::decode(&forged.encode()).unwrap_err();
-            assert!(said.contains("does not fit the disk"), "{said}");
+            assert!(said.to_string().contains("does not fit the disk"), "{said}");
         }
     }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::classify::changed_parts;
 use crate::model::{
     BlockDevice, Classification, DevNum, DiskId, DiskName, FilesystemKind, KernelName, Layout,
-    Mount, Observation, Own, OwnClaim, OwnStage, Persist, Policy, Verdict, VerdictKind,
+    Mount, Observation, Own, OwnClaim, OwnStage, Persist, Policy, Transport, Verdict, VerdictKind,
 };
 
 pub use name::{carrier_name, new_name};
@@ -102,6 +102,8 @@ pub struct DiskPlan {
     pub hash: String,
     /// Size in bytes when observed.
     pub size: u64,
+    /// The physical disk that it is, or is a part of: disks of one are worked on one after the other.
+    pub physical: String,
     /// The name it has or gets.
     pub name: DiskName,
     /// By which right.
@@ -224,11 +226,11 @@ fn plan_disk(
         (_, _) if verdict.approved => {
             let hash = verdict.hash.clone().unwrap_or_default();
             let name = claim_name(device, policy, taken)?;
-            (
-                Basis::Approved { hash },
-                name.clone(),
-                new_steps(policy, &name, true),
-            )
+            let mut steps = claim
+                .and_then(|claim| forget_old(observation, device, claim, policy))
+                .map_or_else(Vec::new, |step| vec![step]);
+            steps.extend(new_steps(policy, &name, true));
+            (Basis::Approved { hash }, name, steps)
         }
         _ => return Ok(None),
     };
@@ -243,6 +245,7 @@ fn plan_disk(
     if steps.is_empty() {
         return Ok(None);
     }
+    let physical = physical_disk(device);
     let device = device.clone();
     Ok(Some(DiskPlan {
         device: device.name,
@@ -250,10 +253,21 @@ fn plan_disk(
         disk_id,
         hash,
         size,
+        physical,
         name,
         basis,
         steps,
     }))
+}
+
+/// What stands for the physical disk: the controller or subsystem of an NVMe namespace, else the disk itself.
+fn physical_disk(device: &BlockDevice) -> String {
+    let namespace = matches!(device.transport, Transport::Nvme | Transport::NvmeFabrics);
+    let above = device.sys_path.rsplit_once('/').map(|(above, _)| above);
+    match above.filter(|_| namespace) {
+        Some(above) => above.to_owned(),
+        None => device.name.as_str().to_owned(),
+    }
 }
 
 fn claim_name(
@@ -303,6 +317,32 @@ fn new_steps(policy: &Policy, name: &DiskName, wipe: bool) -> Vec<Step> {
         });
     }
     steps
+}
+
+/// What makes the old filesystem of an overwritten disk of ours survive a reboot goes first, while its record is still
+/// there to name it; unless another disk has the same name or filesystem, whose it may be.
+fn forget_old(
+    observation: &Observation,
+    device: &BlockDevice,
+    claim: &OwnClaim,
+    policy: &Policy,
+) -> Option<Step> {
+    let twin = |other: &BlockDevice| match &other.content.own {
+        Own::Claim(theirs) => {
+            theirs.name() == claim.name()
+                || theirs.record.filesystem_uuid() == claim.record.filesystem_uuid()
+        }
+        Own::None | Own::Broken(_) => false,
+    };
+    let mut others = observation.devices.values();
+    if others.any(|other| other.name != device.name && twin(other)) {
+        return None;
+    }
+    let point = mount_point(policy, claim.name());
+    let (how, host) = (Persist::None, &observation.host);
+    let gone =
+        crate::persist::is_as_wanted(how, &point, &claim.record, &policy.mount_options, host);
+    (!gone).then_some(Step::Persist { how, point })
 }
 
 fn own_steps(
@@ -405,6 +445,10 @@ fn unmet_approvals(classification: &Classification, policy: &Policy) -> Vec<Stri
             Some(disk) if disk.approved => continue,
             // Spent: the disk became ours, or there is nothing to overwrite.
             Some(disk) if matches!(disk.kind, VerdictKind::Ours | VerdictKind::Blank) => continue,
+            Some(disk) if disk.hash.is_none() => format!(
+                "whether it fits {} is seen on the host itself: a dump does not hold all that it covers",
+                disk.device
+            ),
             Some(disk)
                 if !disk
                     .hash

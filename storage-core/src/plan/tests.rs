@@ -294,3 +294,71 @@ fn an_approved_disk_is_wiped_first() {
     let planned = plan(&observation, &classification, &Policy::new("n"));
     assert_eq!(steps(&planned)[..2], ["wipe", "write-record"]);
 }
+
+#[test]
+fn what_mounts_an_overwritten_disk_of_ours_at_boot_goes_first_unless_it_may_be_anothers() {
+    let old = claimed(OwnStage::Ready);
+    let Own::Claim(claim) = &old.content.own else {
+        panic!("it is ours");
+    };
+    let mut policy = Policy::new("n");
+    let point = mount_point(&policy, claim.name());
+    let line = persist::fstab_line(&point, &claim.record, &policy.mount_options);
+    let (mut observation, mut classification) = node(vec![(old.clone(), VerdictKind::Quarantined)]);
+    for verdict in classification.verdicts.values_mut() {
+        verdict.approved = true;
+    }
+    let first = |observation: &Observation, policy: &Policy| {
+        plan(observation, &classification, policy).disks[0].steps[0].clone()
+    };
+    assert_eq!(
+        first(&observation, &policy),
+        Step::Wipe,
+        "nothing is left over"
+    );
+    observation.host.fstab = Some(line);
+    policy.persist = Persist::Fstab;
+    let forget = Step::Persist {
+        how: Persist::None,
+        point: point.clone(),
+    };
+    assert_eq!(first(&observation, &policy), forget);
+    let text = plan(&observation, &classification, &policy).to_string();
+    let words = format!("1. remove what makes {} survive a reboot", point.display());
+    assert!(text.contains(&words), "{text}");
+    let mut twin = old.clone();
+    twin.name = KernelName::new("sdd").unwrap();
+    observation.devices.insert(twin.name.clone(), twin);
+    assert_eq!(first(&observation, &policy), Step::Wipe);
+}
+
+#[test]
+fn namespaces_of_one_controller_or_subsystem_are_one_physical_disk() {
+    let at = |name: &str, path: &str, transport| BlockDevice {
+        sys_path: path.to_owned(),
+        transport,
+        ..disk(name)
+    };
+    const CONTROLLER: &str = "devices/pci0000:00/0000:00:1d.0/0000:03:00.0/nvme/nvme0";
+    const SUBSYSTEM: &str = "devices/virtual/nvme-subsystem/nvme-subsys1";
+    let nvme = |name: &str, above: &str| at(name, &format!("{above}/{name}"), Transport::Nvme);
+    let host = "devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0";
+    let (observation, classification) = node(
+        [
+            nvme("nvme0n1", CONTROLLER),
+            nvme("nvme0n2", CONTROLLER),
+            nvme("nvme1n1", SUBSYSTEM),
+            nvme("nvme1n2", SUBSYSTEM),
+            at("sdb", &format!("{host}/0:0:0:0/block/sdb"), Transport::Sata),
+            at("sdc", &format!("{host}/0:0:0:0/block/sdc"), Transport::Sata),
+        ]
+        .map(|disk| (disk, VerdictKind::Blank))
+        .into(),
+    );
+    let planned = plan(&observation, &classification, &Policy::new("n"));
+    let physical: Vec<_> = planned.disks.iter().map(|d| d.physical.as_str()).collect();
+    assert_eq!(
+        physical,
+        [CONTROLLER, CONTROLLER, SUBSYSTEM, SUBSYSTEM, "sdb", "sdc"]
+    );
+}

@@ -6,13 +6,13 @@ use super::words;
 use super::{
     CheckReport, DiskReport, DmReport, GptReport, LocationReport, MdReport, NodeReport,
     OutcomeReport, PartitionReport, ProofReport, ReasonReport, SCHEMA, SignatureReport, StepReport,
-    Summary, TableReport, WitnessReport,
+    Summary, SwapReport, TableReport, WitnessReport,
 };
-use crate::apply::{Effect, Outcome, Retry};
+use crate::apply::{Effect, Outcome};
 use crate::model::{
     Blankness, BlockDevice, Check, CheckResult, Classification, DmInfo, DmKind, KernelName, MdInfo,
-    Observation, Own, Partition, PartitionTable, Reason, Signature, SignatureClass, Verdict,
-    VerdictKind,
+    Observation, Own, Partition, PartitionTable, Reason, Signature, SignatureClass, Swap, SwapKind,
+    Verdict, VerdictKind,
 };
 use crate::plan::{Basis, DiskPlan, Plan, Step};
 
@@ -114,6 +114,8 @@ fn build(
         notes: classification.notes.iter().map(reason).collect(),
         errors: strings(&observation.host.errors),
         refused: plan.refused.clone(),
+        swaps: observation.host.swaps.iter().map(swap).collect(),
+        kernel_root: observation.host.cmdline_root.clone(),
         summary: summary(&disks, outcomes),
         disks,
     }
@@ -169,8 +171,11 @@ impl Input<'_> {
             rotational: device.rotational,
             removable: device.removable,
             read_only: device.read_only,
+            hidden: device.hidden,
             logical_sector: device.logical_sector,
             physical_sector: device.physical_sector,
+            optimal_io: device.optimal_io,
+            discard: device.discard,
             model: device.ids.model.clone(),
             vendor: device.ids.vendor.clone(),
             serial: device.ids.serial.clone(),
@@ -281,6 +286,18 @@ fn from_table(partition: &Partition) -> PartitionReport {
         contents: words::partition_contents(&partition.signatures),
         signatures: partition.signatures.iter().map(signature).collect(),
         ..PartitionReport::default()
+    }
+}
+
+fn swap(area: &Swap) -> SwapReport {
+    let kind = match area.kind {
+        SwapKind::Partition => "partition",
+        SwapKind::File => "file",
+    };
+    SwapReport {
+        path: area.path.clone(),
+        kind: kind.to_owned(),
+        dev: area.dev.map(|dev| dev.to_string()),
     }
 }
 
@@ -407,21 +424,14 @@ fn outcome(outcome: &Outcome) -> OutcomeReport {
     let (effect, text, retry) = match &outcome.effect {
         Effect::Changed => ("changed", outcome.text.clone(), None),
         Effect::AlreadySo => ("already-so", outcome.text.clone(), None),
-        Effect::Refused { reason } => ("refused", reason.clone(), None),
-        Effect::Failed { error, retry } => {
-            let retry = match retry {
-                Retry::Later => "later",
-                Retry::AfterChange => "after-change",
-                Retry::Never => "never",
-            };
-            ("failed", error.clone(), Some(retry.to_owned()))
-        }
+        Effect::Refused { reason, retry } => ("refused", reason.clone(), Some(*retry)),
+        Effect::Failed { error, retry } => ("failed", error.clone(), Some(*retry)),
     };
     OutcomeReport {
         step: outcome.step.to_owned(),
         effect: effect.to_owned(),
         text,
-        retry,
+        retry: retry.map(|retry| retry.as_str().to_owned()),
     }
 }
 

@@ -39,10 +39,31 @@ pub struct NodeReport {
     pub errors: Vec<String>,
     /// Requests that cannot be carried out, such as an approval of a disk that has changed.
     pub refused: Vec<String>,
+    /// Active swap areas.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub swaps: Vec<SwapReport>,
+    /// `root=` of the kernel command line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_root: Option<String>,
     /// Every block device that is not a partition, by kernel name, numbers in it counted as numbers.
     pub disks: Vec<DiskReport>,
     /// Counts.
     pub summary: Summary,
+}
+
+/// An active swap area.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct SwapReport {
+    /// Path, as the kernel says.
+    pub path: String,
+    /// `partition` (a block device) or `file`.
+    #[cfg_attr(feature = "schema", schemars(extend("enum" = ["partition", "file"])))]
+    pub kind: String,
+    /// Device number, `major:minor`: of the area itself, or of the filesystem that a file is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev: Option<String>,
 }
 
 /// Which sources of truth a pass had.
@@ -130,12 +151,21 @@ pub struct DiskReport {
     /// Whether it is read-only, when the kernel says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_only: Option<bool>,
+    /// Whether the kernel hides it and gives it no node.
+    #[serde(default)]
+    pub hidden: bool,
     /// Logical sector size in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logical_sector: Option<u32>,
     /// Physical sector size in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub physical_sector: Option<u32>,
+    /// Optimal I/O size in bytes; 0 when the device states none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optimal_io: Option<u32>,
+    /// Whether it takes discards, when the kernel says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discard: Option<bool>,
     /// Model, as the disk says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
@@ -435,7 +465,8 @@ pub struct OutcomeReport {
     pub effect: String,
     /// What was done, or why not.
     pub text: String,
-    /// After a failure: `later`, `after-change` or `never`.
+    /// After a failure or refusal, when to try again: `later` (the next pass may succeed), `after-change` (somebody must
+    /// change something first) or `never`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<String>,
 }

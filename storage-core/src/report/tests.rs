@@ -121,6 +121,7 @@ fn plan() -> Plan {
             disk_id: DiskId::new("serial-X1").unwrap(),
             hash: "0123456789abcdef".to_owned(),
             size: 20 << 30,
+            physical: "sdb".to_owned(),
             name: DiskName::new("sdb1").unwrap(),
             basis: Basis::Blank,
             steps: vec![
@@ -280,4 +281,88 @@ fn sizes_are_cut_so_that_no_disk_looks_larger_than_it_is() {
     for (bytes, words) in cases {
         assert_eq!(size_in_words(bytes), words, "{bytes}");
     }
+}
+
+#[test]
+fn a_step_that_was_not_done_says_when_to_try_again() {
+    use crate::apply::ApplyError;
+    let not_done = |effect| {
+        let outcome = Outcome {
+            device: name("sdb"),
+            name: DiskName::new("sdb1").unwrap(),
+            step: "mount",
+            effect,
+            text: String::new(),
+            elapsed: Duration::ZERO,
+        };
+        let report = build(&[outcome]);
+        let sdb = report.disks.iter().find(|d| d.device == "sdb").unwrap();
+        (
+            sdb.outcomes[0].effect.clone(),
+            sdb.outcomes[0].retry.clone(),
+        )
+    };
+    let reason = String::new();
+    let refused = |retry| Effect::Refused {
+        reason: reason.clone(),
+        retry,
+    };
+    for (retry, word) in [
+        (Retry::Later, "later"),
+        (Retry::AfterChange, "after-change"),
+        (Retry::Never, "never"),
+    ] {
+        let said = not_done(refused(retry));
+        assert_eq!(said, ("refused".to_owned(), Some(word.to_owned())));
+    }
+    let busy = ApplyError::Busy {
+        object: "/dev/sdb".to_owned(),
+        what: "mounted".to_owned(),
+    };
+    assert_eq!(busy.retry(), Retry::Later);
+    assert_eq!(crate::model::ReadErrorKind::TimedOut.retry(), Retry::Later);
+    assert_eq!(
+        crate::observe::dump::DumpError::NotLive.retry(),
+        Retry::AfterChange
+    );
+}
+
+#[test]
+fn swaps_the_kernels_root_and_what_a_disk_takes_are_in_the_report() {
+    use crate::model::{Swap, SwapKind};
+    let (mut observation, classification) = two_disks();
+    observation.host.cmdline_root = Some("/dev/sda1".to_owned());
+    observation.host.swaps = vec![Swap {
+        path: "/swapfile".to_owned(),
+        kind: SwapKind::File,
+        dev: Some(DevNum { major: 8, minor: 1 }),
+    }];
+    let sdb = observation.devices.get_mut(&name("sdb")).unwrap();
+    sdb.hidden = true;
+    sdb.optimal_io = Some(65536);
+    sdb.discard = Some(true);
+    let producer = Producer {
+        node: "n1",
+        version: "0.1.0",
+    };
+    let report = report(
+        producer,
+        &observation,
+        &classification,
+        &Plan::default(),
+        &[],
+        Detail::Normal,
+    );
+    assert_eq!(report.kernel_root.as_deref(), Some("/dev/sda1"));
+    let swap = SwapReport {
+        path: "/swapfile".to_owned(),
+        kind: "file".to_owned(),
+        dev: Some("8:1".to_owned()),
+    };
+    assert_eq!(report.swaps, [swap]);
+    let sdb = report.disks.iter().find(|d| d.device == "sdb").unwrap();
+    assert_eq!(
+        (sdb.hidden, sdb.optimal_io, sdb.discard),
+        (true, Some(65536), Some(true))
+    );
 }
