@@ -25,7 +25,7 @@ COPY testbed/Cargo.toml testbed/
 COPY tests/Cargo.toml tests/
 COPY tests/lab/Cargo.toml tests/lab/
 COPY tests/skip/Cargo.toml tests/skip/
-RUN for member in storage-core agent disk-discovery testbed tests tests/lab; do \
+RUN for member in storage-core agent disk-discovery testbed tests tests/lab tests/skip; do \
         mkdir -p "$member/src" && echo '//! Empty.' > "$member/src/lib.rs" || exit 1; \
     done \
     && printf '//! Empty.\nfn main() {}\n' > disk-discovery/src/main.rs \

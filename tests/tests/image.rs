@@ -199,6 +199,19 @@ fn the_dockerfile_names_the_toolchain_version_and_members_of_the_workspace() {
     for member in members.unwrap().split('"').skip(1).step_by(2) {
         let copied = format!("COPY {member}/Cargo.toml {member}/\n");
         assert!(dockerfile.contains(&copied), "{member}");
+        let listed = dockerfile
+            .lines()
+            .find(|line| line.starts_with("RUN for member in "))
+            .unwrap()
+            .split([' ', ';'])
+            .any(|word| word == member);
+        assert!(listed, "{member} gets no empty source");
+        let ignored = fs::read_to_string(root.join(".dockerignore")).unwrap();
+        let kept = [format!("!{member}"), format!("!{member}/Cargo.toml")];
+        assert!(
+            ignored.lines().any(|line| kept.iter().any(|k| k == line)),
+            "{member}"
+        );
     }
     let version = format!("ARG VERSION={}\n", env!("CARGO_PKG_VERSION"));
     assert!(dockerfile.contains(&version), "{version}");

@@ -41,7 +41,11 @@ fn prepare(path: &str, layout: Layout, state: RecordState) -> Result<String, Str
             RecordState::Ready => PartitionMark::Ready,
             RecordState::Begun | RecordState::Formatting => PartitionMark::Preparing,
         };
-        writes.extend(TableImage::new(&record)?.writes(mark));
+        writes.extend(
+            TableImage::new(&record)
+                .map_err(|e| e.to_string())?
+                .writes(mark),
+        );
     }
     for write in writes {
         file.write_all_at(&write.bytes, write.offset)
