@@ -22,7 +22,7 @@ use disk_discovery_tests::image;
 use disk_discovery_tests::run::{
     Said, assert_done, command, failures, hashes, look, once, reasons, run, verdict,
 };
-use disk_discovery_tests::sim::{Content, Faults, SimDisk, SimHost};
+use disk_discovery_tests::sim::{Content, Entry, Faults, SimDisk, SimHost};
 use disk_discovery_tests::{LoopDisk, Sandbox, require_devices, require_fuse};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -71,6 +71,22 @@ fn blank_disks_are_prepared_and_the_second_run_does_nothing() {
         assert_done(&sandbox.host(), &policy, &[&device]);
         let point = device.mount_points().remove(0);
         nix::unistd::syncfs(File::open(point).unwrap()).unwrap();
+        // The whole range of the filesystem was discarded, and nothing beside it.
+        let ranges = disk.log().into_iter().filter_map(|entry| match entry {
+            Entry::Zero { offset, length } => Some(offset..offset + length),
+            _ => None,
+        });
+        let ranges: Vec<_> = ranges.collect();
+        let discarded = ranges
+            .first()
+            .unwrap_or_else(|| panic!("{name}: no discard"));
+        let start = if layout == Layout::Gpt { MIB } else { 0 };
+        assert_eq!(discarded.start, start, "{name}");
+        assert!(discarded.end > 316 * MIB, "{name}: {discarded:?}");
+        for range in &ranges {
+            let inside = discarded.start <= range.start && range.end <= discarded.end;
+            assert!(inside, "{name}: {range:?} is outside {discarded:?}");
+        }
 
         let writes = disk.writes();
         let said = run(&policy, &["--once"]);
@@ -559,7 +575,8 @@ fn longhorn_14076_a_bare_mount_point_cannot_be_written_to_even_by_root() {
     let (_, outcomes) = once(&sandbox.host(), &policy, &Silent);
     assert_eq!(failures(&outcomes), "");
     let point = disk.mount_points().remove(0);
-    fs::write(point.join("longhorn-disk.cfg"), "{}").unwrap();
+    let mark = r#"{"diskName":"","diskUUID":"3f2504e0-4f89-41d3-9a0c-0305e82c3301","state":""}"#;
+    fs::write(point.join("longhorn-disk.cfg"), mark).unwrap();
     sandbox.reboot([&disk]);
     let refused = fs::write(point.join("longhorn-disk.cfg"), "{}").unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(nix::libc::EPERM), "{refused}");
@@ -568,7 +585,7 @@ fn longhorn_14076_a_bare_mount_point_cannot_be_written_to_even_by_root() {
     assert_eq!(failures(&outcomes), "");
     assert_eq!(
         fs::read_to_string(point.join("longhorn-disk.cfg")).unwrap(),
-        "{}"
+        mark
     );
 }
 
