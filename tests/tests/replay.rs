@@ -1,7 +1,7 @@
 //! Power cuts: the writes of a whole preparation are recorded in the order in which they reached the disk,
 //! and after every prefix of them the next run finishes the disk.
 //!
-//! `DISK_DISCOVERY_REPLAY=full` replays every prefix; otherwise every boundary of the program's own writes,
+//! `POWER_CUTS=full` replays every prefix; otherwise every boundary of the program's own writes,
 //! sector by sector, and an even spread over those of mkfs and the filesystem.
 #![allow(
     clippy::unwrap_used,
@@ -209,7 +209,7 @@ fn converges(
     spread: usize,
 ) {
     let log = split(&bench.record(start, layout, filesystem), layout);
-    let full = setting("DISK_DISCOVERY_REPLAY").as_deref() == Some("full");
+    let full = setting("POWER_CUTS").as_deref() == Some("full");
     let prefixes = prefixes(&log, start, layout, if full { usize::MAX } else { spread });
     assert!(prefixes.len() > 10, "only {} boundaries", prefixes.len());
     let writes = log.iter().filter(|entry| entry.is_write()).count();

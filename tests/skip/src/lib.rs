@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::Path;
 
 /// Names the file to which each skipped test adds a line; `scripts/test` sets it.
-pub const FILE: &str = "DISK_DISCOVERY_SKIPS";
+pub const FILE: &str = "SKIPPED_TESTS_FILE";
 
 /// Whether the run must not skip anything: the environment variable `CI` is set and not empty.
 #[must_use]
