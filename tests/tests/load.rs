@@ -321,9 +321,17 @@ async fn load() {
         .map(|all| all.iter().filter(is_answered).count())
         .max()
         .unwrap();
+    // The one small read of the cluster's identity, which mounts wait for, comes within a tenth of the time.
+    let is_identity = |r: &&&Request| {
+        let object = r.object_ref.as_ref();
+        object.is_some_and(|object| object.resource == "namespaces")
+    };
     let mut firsts: Vec<f64> = of_each
         .values()
-        .map(|all| all.iter().map(|r| at(r)).fold(f64::MAX, f64::min))
+        .map(|all| {
+            let others = all.iter().filter(|r| !is_identity(r));
+            others.map(|r| at(r)).fold(f64::MAX, f64::min)
+        })
         .collect();
     firsts.sort_by(f64::total_cmp);
     let mut seconds: BTreeMap<u64, usize> = BTreeMap::new();

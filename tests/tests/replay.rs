@@ -1,7 +1,8 @@
 //! Power cuts: the writes of a whole preparation are recorded in the order in which they reached the disk,
 //! and after every prefix of them the next run finishes the disk.
 //!
-//! `POWER_CUTS=full` replays every prefix, and an overwrite in the whole-disk layout, too; otherwise every boundary of the program's own writes,
+//! `POWER_CUTS=full` replays every prefix, and an overwrite in the whole-disk layout, too; otherwise every boundary of the
+//! program's own writes,
 //! sector by sector, and an even spread over those of mkfs and the filesystem.
 #![allow(
     clippy::unwrap_used,
