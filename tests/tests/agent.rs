@@ -110,6 +110,7 @@ fn three_blank_disks_are_prepared_at_once_and_registered_when_longhorn_arrives()
     bed.until("to be told", 5, || bed.count_events("DiskRegistered") == 3);
     assert_eq!(bed.count_events("DiskPrepared"), 3, "once each");
     assert_eq!(bed.seed(), names(&disks));
+    agent.lint_metrics();
 }
 
 #[test]
