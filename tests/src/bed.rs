@@ -8,11 +8,11 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
@@ -904,27 +904,13 @@ impl Agent {
     pub fn lint_metrics(&self) {
         let (code, text) = self.get("/metrics").expect("an answer");
         assert_eq!(code, 200);
-        let linter = Command::new("promtool")
-            .args(["check", "metrics"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn();
-        let mut linter = match linter {
-            Ok(linter) => linter,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                skip::skip(
-                    "the linter of metrics",
-                    "promtool is not installed (apt-get install prometheus)",
-                );
-                return;
-            }
-            Err(error) => panic!("promtool: {error}"),
-        };
-        let mut input = linter.stdin.take().expect("a pipe");
-        input.write_all(text.as_bytes()).expect("promtool reads");
-        drop(input);
-        let said = linter.wait_with_output().expect("promtool ends");
+        let said = skip::output_or_skip(
+            "the linter of metrics",
+            "prometheus",
+            Command::new("promtool").args(["check", "metrics"]),
+            text.as_bytes(),
+        );
+        let Some(said) = said else { return };
         assert!(
             said.status.success() && said.stderr.is_empty(),
             "{}{}{text}",
