@@ -12,9 +12,9 @@ use std::fmt::Write;
 use std::fs;
 
 use disk_discovery_tests::hosts::{self, Tree};
-use storage_core::host::HostRoot;
 use storage_core::model::{Policy, VerdictKind};
 use storage_core::observe::Observer;
+use storage_core::observe::dump::open_dump;
 use storage_core::pipeline::{Survey, survey};
 use storage_core::progress::Silent;
 
@@ -25,7 +25,7 @@ fn look(tree: &Tree) -> Survey {
 fn look_with(tree: &Tree, policy: &Policy) -> Survey {
     let dir = tempfile::tempdir().unwrap();
     hosts::unpack(tree, dir.path());
-    let mut observer = Observer::new(HostRoot::dump(dir.path()));
+    let mut observer = Observer::new(open_dump(dir.path()).unwrap());
     survey(&mut observer, policy, &Silent)
 }
 
