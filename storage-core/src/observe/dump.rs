@@ -152,9 +152,9 @@ fn leads_out(target: &Path, depth: usize) -> bool {
         .components()
         .take_while(|p| *p == Component::ParentDir);
     let ups = ups.count();
-    let rest = target.components().skip(ups);
+    let mut rest = target.components().skip(ups);
     let down = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
-    ups > depth || !rest.map(down).all(|down| down)
+    ups > depth || !rest.all(down)
 }
 
 /// What a dump holds.
