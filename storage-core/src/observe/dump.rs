@@ -752,7 +752,8 @@ mod tests {
             symlink("/dev/sda", dir.join("dev/disk/by-id/x")).unwrap();
         })
         .unwrap();
-        let refusals: [(fn(&Path), &str); 6] = [
+        type Refusal = (fn(&Path), &'static str);
+        let refusals: [Refusal; 6] = [
             (
                 |dir| {
                     fs::create_dir(dir.join("proc")).unwrap();
