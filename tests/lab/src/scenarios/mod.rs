@@ -3,6 +3,7 @@
 mod forged;
 mod hotplug;
 mod kinds;
+mod network;
 mod power;
 mod stacks;
 
@@ -47,4 +48,7 @@ pub static SCENARIOS: &[Scenario] = &[
     Scenario { name: "power-random", core: false, run: power::random,
         what: "the power goes behind 120 random writes, and what was not flushed may be lost",
         shows: &["rook/rook#13120"] },
+    Scenario { name: "network", core: false, run: network::run,
+        what: "Longhorn's own volumes over iSCSI before anybody has formatted them, LUNs of others, nbd",
+        shows: &["longhorn/longhorn#4414", "openebs/openebs#3221"] },
 ];
