@@ -45,6 +45,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /src/target/release/disk-discovery /usr/bin/
 COPY scripts/image-root /
+COPY LICENSE /usr/share/doc/disk-discovery/copyright
 ARG SOURCE_DATE_EPOCH=0
 RUN sh /image-root /image /usr/bin/disk-discovery /usr/sbin/mkfs.ext4 /usr/sbin/mkfs.xfs \
         /usr/sbin/wipefs /usr/bin/findmnt /usr/bin/systemd-analyze \

@@ -355,31 +355,17 @@ mod tests {
 
     #[test]
     fn promtool_finds_nothing_to_complain_of() {
-        use std::io::Write;
-        use std::process::{Command, Stdio};
         let metrics = Metrics::new();
         metrics.show(&node(vec![disk("sdb", VerdictKind::Foreign)]));
         metrics.pass("start", Duration::from_millis(3), 1.0, true);
-        let child = Command::new("promtool")
-            .args(["check", "metrics"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn();
-        let Ok(mut child) = child else {
-            skip::skip(
-                "promtool's opinion of the metrics",
-                "promtool is not installed (apt-get install prometheus)",
-            );
-            return;
-        };
-        child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(metrics.text().unwrap().as_bytes())
-            .unwrap();
-        let output = child.wait_with_output().unwrap();
+        let text = metrics.text().unwrap();
+        let output = skip::output_or_skip(
+            "promtool's opinion of the metrics",
+            "prometheus",
+            std::process::Command::new("promtool").args(["check", "metrics"]),
+            text.as_bytes(),
+        );
+        let Some(output) = output else { return };
         let said = String::from_utf8_lossy(&output.stderr).into_owned()
             + &String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && said.trim().is_empty(), "{said}");

@@ -168,6 +168,8 @@ struct Rest {
     kind: &'static str,
     failures: u32,
     why: String,
+    /// There was no answer.
+    server_away: bool,
 }
 
 /// How long the UUIDs of the other nodes are believed when they would let a disk be registered.
@@ -208,6 +210,8 @@ pub struct Agent<C, H> {
     board: Arc<Board>,
     wakes: Arc<Wakes>,
     node: watch::Receiver<Seen<NodeMeta>>,
+    /// The node could not be read at the last turn.
+    node_was_lost: bool,
     longhorn: watch::Receiver<Seen<LonghornNode>>,
     findings: Option<Findings>,
     /// Approvals that were spent and are not acted upon yet.
@@ -276,6 +280,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             board,
             wakes,
             node,
+            node_was_lost: false,
             longhorn,
             findings: None,
             approvals: Vec::new(),
@@ -609,6 +614,15 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         self.rests.remove(&action);
     }
 
+    /// A server that was away and answers the watch is back for everything that rested because of it.
+    fn notice_that_the_server_is_back(&mut self) {
+        let lost = matches!(*self.node.borrow(), Seen::Lost(_));
+        if self.node_was_lost && !lost {
+            self.rests.retain(|_, rest| !rest.server_away);
+        }
+        self.node_was_lost = lost;
+    }
+
     fn wrong(&mut self, action: Action, trouble: &Trouble) {
         let kind = trouble.label();
         let before = self.rests.get(&action).filter(|rest| rest.kind == kind);
@@ -623,6 +637,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
                 kind,
                 failures,
                 why,
+                server_away: matches!(trouble, Trouble::Unreachable(_) | Trouble::TimedOut),
             },
         );
     }
@@ -664,6 +679,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
     /// Makes cluster and board say what is so. Gives when it must be tried again.
     async fn publish(&mut self) -> Option<Instant> {
         self.node.mark_unchanged();
+        self.notice_that_the_server_is_back();
         let node = self.node_now();
         if let Some(meta) = node.present() {
             if self.told.is_none() {
@@ -1047,6 +1063,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
                 kind: "",
                 failures: 0,
                 why: format!("{} more events are to be posted", late.len()),
+                server_away: false,
             };
             self.rests.insert(Action::Events, rest);
         }

@@ -27,21 +27,9 @@ fn rules() -> Vec<Value> {
 
 /// Runs promtool in a folder; `None` where there is none and a skip is allowed.
 fn promtool(folder: &Path, arguments: &[&str]) -> Option<()> {
-    let output = Command::new("promtool")
-        .args(arguments)
-        .current_dir(folder)
-        .output();
-    let output = match output {
-        Ok(output) => output,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            skip::skip(
-                "the rules of alerts",
-                "promtool is not installed (apt-get install prometheus)",
-            );
-            return None;
-        }
-        Err(error) => panic!("promtool: {error}"),
-    };
+    let mut command = Command::new("promtool");
+    command.args(arguments).current_dir(folder);
+    let output = skip::output_or_skip("the rules of alerts", "prometheus", &mut command, b"")?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "promtool {arguments:?}: {said}");

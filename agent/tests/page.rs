@@ -179,7 +179,8 @@ fn hostile() -> NodeView {
 
 /// Runs Chromium and gives what it printed and what it logged; `None` where there is none and a skip is allowed.
 fn chromium(profile: &Path, arguments: &[String]) -> Option<(String, String)> {
-    let output = Command::new("chromium")
+    let mut command = Command::new("chromium");
+    command
         .args([
             "--headless",
             "--no-sandbox",
@@ -192,19 +193,8 @@ fn chromium(profile: &Path, arguments: &[String]) -> Option<(String, String)> {
             "--hide-scrollbars",
         ])
         .arg(format!("--user-data-dir={}", profile.display()))
-        .args(arguments)
-        .output();
-    let output = match output {
-        Ok(output) => output,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            skip::skip(
-                "the page in a browser",
-                "chromium is not installed (apt-get install chromium)",
-            );
-            return None;
-        }
-        Err(error) => panic!("chromium: {error}"),
-    };
+        .args(arguments);
+    let output = skip::output_or_skip("the page in a browser", "chromium", &mut command, b"")?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
     Some((String::from_utf8_lossy(&output.stdout).into_owned(), said))

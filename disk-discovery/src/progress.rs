@@ -150,13 +150,14 @@ impl Progress for Show {
                 }
                 let milliseconds = outcome.elapsed.as_millis();
                 let effect = clean(&outcome.effect.to_string());
+                let text = clean(&outcome.text);
                 if matches!(
                     outcome.effect,
                     Effect::Failed { .. } | Effect::Refused { .. }
                 ) {
-                    tracing::error!(%device, %name, step, milliseconds, effect, "step ended");
+                    tracing::error!(%device, %name, step, milliseconds, text, effect, "step ended");
                 } else {
-                    tracing::info!(%device, %name, step, milliseconds, effect, "step ended");
+                    tracing::info!(%device, %name, step, milliseconds, text, effect, "step ended");
                 }
             }
             _ => {}

@@ -12,7 +12,7 @@ use storage_core::classify::{classify_device, classify_in_detail};
 use storage_core::host::HostRoot;
 use storage_core::model::Policy;
 use storage_core::observe::Observer;
-use storage_core::observe::dump::write_dump;
+use storage_core::observe::dump::{open_dump, write_dump};
 use storage_core::pipeline::{Survey, survey};
 use storage_core::progress::{Progress, Silent};
 use storage_core::report::{Detail, NodeReport, Producer, report, report_one};
@@ -124,7 +124,12 @@ fn run(cli: &Cli) -> Result<u8, Failure> {
         LogLevel::Info
     });
     logging::start(cli.log_format, level, cli.color);
-    let dumped = cli.sysroot.as_deref().map(host_of_dump).transpose()?;
+    let dumped = cli
+        .sysroot
+        .as_deref()
+        .map(open_dump)
+        .transpose()
+        .map_err(Failure::worded)?;
     let mut config = configure(cli, dumped.as_ref())?;
     if cli.print_config {
         return print(&config.to_yaml()).map(|()| DONE);
@@ -180,25 +185,6 @@ fn run_agent(cli: &Cli, config: Config) -> Result<u8, Failure> {
     };
     agent::run(config.settings, Box::new(reread)).map_err(Failure::worded)?;
     Ok(DONE)
-}
-
-fn host_of_dump(dir: &Path) -> Result<HostRoot, Failure> {
-    let host = HostRoot::dump(dir);
-    match std::fs::metadata(&host.sys) {
-        Ok(meta) if meta.is_dir() => Ok(host),
-        Ok(_) => Err(Failure::new(
-            dir.display(),
-            "read the dump",
-            "sys is not a directory",
-            "name a directory made by disk-discovery dump",
-        )),
-        Err(error) => Err(Failure::new(
-            dir.display(),
-            "read the dump",
-            format!("sys: {error}"),
-            "name a directory made by disk-discovery dump",
-        )),
-    }
 }
 
 /// The host's name as the kubelet makes a node's name of it: of a dump, what the dump says.

@@ -8,10 +8,15 @@ use crate::term::{Style, clean, cut, cut_front, plural, wrap};
 const ALIKE: usize = 3;
 /// Partitions shown of one disk.
 const MANY_PARTITIONS: usize = 16;
-/// Lines that a reason may take; explain tells the rest.
-const WHY_LINES: usize = 2;
-/// Columns of a model.
-const MODEL_WIDTH: usize = 22;
+/// Lines that a reason may take, at least and at most; explain tells the rest.
+const WHY_LINES: (usize, usize) = (2, 4);
+/// Characters of a reason that are to be read where lines are short.
+const WHY_LENGTH: usize = 72;
+/// Columns of a reason on a narrow terminal: at least, and before the model gives way.
+const WHY_WIDTH: (usize, usize) = (16, 24);
+/// Columns of a model, at most and at least, and where it stands.
+const MODEL_WIDTH: (usize, usize) = (22, 8);
+const MODEL: usize = 3;
 
 struct Row {
     cells: Vec<String>,
@@ -81,7 +86,7 @@ fn model(disk: &DiskReport, style: Style, wide: bool) -> String {
         (Some(model), _) => clean(model),
         (None, Some(file)) if wide => clean(file),
         // The end of a path tells more than its beginning.
-        (None, Some(file)) => cut_front(&clean(file), MODEL_WIDTH, style.unicode),
+        (None, Some(file)) => cut_front(&clean(file), MODEL_WIDTH.0, style.unicode),
         (None, None) => "-".to_owned(),
     }
 }
@@ -284,17 +289,21 @@ fn layout(out: &mut String, rows: &[Row], style: Style, wide: bool) {
     }
     let why = heads.len() - 2;
     if !wide {
-        if let Some(width) = widths.get_mut(3) {
-            *width = (*width).min(MODEL_WIDTH);
-        }
-        let others: usize = widths
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| *i != why)
-            .map(|(_, w)| w + 2)
-            .sum();
-        if let Some(width) = widths.get_mut(why) {
-            *width = (*width).min(style.width.saturating_sub(others).max(24));
+        // Where it gets tight, the model gives way before the reason does.
+        for (column, most, least) in [
+            (MODEL, MODEL_WIDTH.0, MODEL_WIDTH.1),
+            (why, usize::MAX, WHY_WIDTH.0),
+        ] {
+            let reserved = |(i, w): (usize, &usize)| match i {
+                i if i == column => 0,
+                i if i == why => 2 + (*w).min(WHY_WIDTH.1),
+                _ => 2 + w,
+            };
+            let others: usize = widths.iter().enumerate().map(reserved).sum();
+            if let Some(width) = widths.get_mut(column) {
+                let free = style.width.saturating_sub(others);
+                *width = (*width).min(most).min(free.max(least));
+            }
         }
     }
     let heads: Vec<String> = heads.into_iter().map(str::to_owned).collect();
@@ -305,7 +314,8 @@ fn layout(out: &mut String, rows: &[Row], style: Style, wide: bool) {
     for row in rows {
         let width = widths.get(why).copied().unwrap_or(0);
         let told = row.cells.get(why).map_or("", String::as_str);
-        for (index, part) in wrap(told, width, WHY_LINES, style.unicode)
+        let lines = (WHY_LENGTH / width.max(1)).clamp(WHY_LINES.0, WHY_LINES.1);
+        for (index, part) in wrap(told, width, lines, style.unicode)
             .into_iter()
             .enumerate()
         {
@@ -538,6 +548,26 @@ mod tests {
         assert!(shown.lines().all(|l| l.chars().count() <= 100), "{shown}");
         assert!(shown.contains('…'));
         assert!(!render(&report(vec![long]), style, true).contains('…'));
+    }
+
+    #[test]
+    fn on_80_columns_the_model_gives_way_and_the_reason_is_read() {
+        let style = Style {
+            width: 80,
+            ..Style::PLAIN
+        };
+        let mut one = disk(
+            "nvme0n1",
+            "Quarantined",
+            "the disk bears marks of ours that contradict each other",
+        );
+        one.model = Some("SAMSUNG MZVL21T0HCLR-00B00".to_owned());
+        one.action = "see explain".to_owned();
+        let shown = render(&report(vec![one]), style, false);
+        assert!(shown.lines().all(|l| l.chars().count() <= 80), "{shown}");
+        for word in ["contradict", "SAMSU...", "see explain"] {
+            assert!(shown.contains(word), "{word}: {shown}");
+        }
     }
 
     #[test]

@@ -625,7 +625,7 @@ fn wrong_arguments_settings_and_files_are_told_in_one_line() {
         complaint(&["--dry-run", "--config", "/nonexistent.yaml"])
             .contains("/nonexistent.yaml: read the configuration: No such file")
     );
-    assert!(complaint(&["--dry-run", "--sysroot", "/nonexistent"]).contains("read the dump"));
+    assert!(complaint(&["--dry-run", "--sysroot", "/nonexistent"]).contains("read the dump's"));
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("c.yaml");
     fs::write(&file, "layout: gpt\nparalel: 3\n").unwrap();

@@ -28,7 +28,8 @@ impl HostRoot {
         Self::below(Path::new("/"), false)
     }
 
-    /// A dump of a host, as `disk-discovery dump` makes it. Nothing can be applied to it.
+    /// A dump of a host, as `disk-discovery dump` makes it. Nothing can be applied to it. One that comes from somebody
+    /// else is taken with [`open_dump`](crate::observe::dump::open_dump), which looks into it first.
     #[must_use]
     pub fn dump(dir: &Path) -> Self {
         Self::below(dir, true)

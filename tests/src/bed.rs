@@ -897,6 +897,28 @@ impl Agent {
             .unwrap_or_default()
     }
 
+    /// Has Prometheus' own linter read what a scrape gives now.
+    ///
+    /// # Panics
+    /// When it finds anything.
+    pub fn lint_metrics(&self) {
+        let (code, text) = self.get("/metrics").expect("an answer");
+        assert_eq!(code, 200);
+        let said = skip::output_or_skip(
+            "the linter of metrics",
+            "prometheus",
+            Command::new("promtool").args(["check", "metrics"]),
+            text.as_bytes(),
+        );
+        let Some(said) = said else { return };
+        assert!(
+            said.status.success() && said.stderr.is_empty(),
+            "{}{}{text}",
+            String::from_utf8_lossy(&said.stdout),
+            String::from_utf8_lossy(&said.stderr)
+        );
+    }
+
     /// The sum of the samples of a metric.
     #[must_use]
     pub fn metric(&self, name: &str) -> f64 {

@@ -137,6 +137,8 @@ pub struct Faults {
     pub hangs: bool,
     /// Each write takes so long: an old and tired disk.
     pub slow: Duration,
+    /// Discards end with this error.
+    pub no_discard: Option<Errno>,
 }
 
 #[derive(Debug, Default)]
@@ -426,11 +428,14 @@ impl Filesystem for Server {
         if mode & (PUNCH_HOLE | ZERO_RANGE) == 0 {
             return reply.error(Errno::EOPNOTSUPP);
         }
-        match self
-            .0
-            .get(ino)
-            .map(|disk| disk.change(Entry::Zero { offset, length }))
-        {
+        let allowed = |disk: &SimDisk| match disk.state().faults.no_discard {
+            Some(errno) if mode & PUNCH_HOLE != 0 => Err(errno),
+            _ => Ok(()),
+        };
+        match self.0.get(ino).map(|disk| {
+            allowed(&disk)?;
+            disk.change(Entry::Zero { offset, length })
+        }) {
             Some(Ok(())) => reply.ok(),
             Some(Err(errno)) => reply.error(errno),
             None => reply.error(Errno::ENOENT),

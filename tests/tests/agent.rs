@@ -110,6 +110,7 @@ fn three_blank_disks_are_prepared_at_once_and_registered_when_longhorn_arrives()
     bed.until("to be told", 5, || bed.count_events("DiskRegistered") == 3);
     assert_eq!(bed.count_events("DiskPrepared"), 3, "once each");
     assert_eq!(bed.seed(), names(&disks));
+    agent.lint_metrics();
 }
 
 #[test]
@@ -337,13 +338,16 @@ fn while_the_api_server_is_away_disks_are_prepared_and_then_registered() {
     sleep(Duration::from_secs(60).saturating_sub(stopped.elapsed()));
     bed.start_apiserver();
     let back = Instant::now();
-    bed.until_ready(names([&first, &second]));
+    // The longest pause between two tries is 45 s.
+    bed.until("both disks to be ready", 75, || {
+        bed.ready_disks() == names([&first, &second])
+    });
     eprintln!(
         "registered {:?} after the API server was back",
         back.elapsed()
     );
-    bed.until("the agent to be ready", 40, || agent.is_ready());
-    bed.until("to be told", 40, || bed.count_events("DiskRegistered") == 2);
+    bed.until("the agent to be ready", 75, || agent.is_ready());
+    bed.until("to be told", 75, || bed.count_events("DiskRegistered") == 2);
 }
 
 #[test]

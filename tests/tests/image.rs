@@ -170,6 +170,9 @@ fn the_image_has_the_command_its_tools_and_nothing_more() {
         let licence = image.root.join("usr/share/doc").join(package);
         assert!(licence.join("copyright").is_file(), "{package}");
     }
+    let own = image.root.join("usr/share/doc/disk-discovery/copyright");
+    let licence = Path::new(env!("CARGO_MANIFEST_DIR")).join("../LICENSE");
+    assert!(fs::read(own).unwrap() == fs::read(licence).unwrap());
 
     let config = &image.config["config"];
     assert_eq!(config["Entrypoint"], json!(["/usr/bin/disk-discovery"]));

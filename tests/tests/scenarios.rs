@@ -8,11 +8,11 @@
 )]
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,10 @@ use disk_discovery_tests::run::{
 };
 use disk_discovery_tests::sim::{Content, Entry, Faults, SimDisk, SimHost};
 use disk_discovery_tests::{LoopDisk, Sandbox, require_devices, require_fuse};
+use fuser::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::pty::{Winsize, openpty};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
@@ -100,6 +102,108 @@ fn blank_disks_are_prepared_and_the_second_run_does_nothing() {
             "{name}: a quiet run wrote to the disk"
         );
     }
+}
+
+#[test]
+fn a_disk_that_refuses_discards_is_prepared_all_the_same_and_the_refusal_is_told() {
+    require_fuse!();
+    for (name, errno, told) in [
+        // The kernel passes a discard that is not supported for a done one: nothing was promised.
+        ("unsupported", Errno::EOPNOTSUPP, false),
+        ("broken", Errno::EIO, true),
+    ] {
+        let sandbox = Sandbox::new();
+        let host = SimHost::new(&sandbox.path().join("sim"));
+        let disk = host.disk(name, 320 * MIB, Content::default());
+        disk.set_faults(Faults {
+            no_discard: Some(errno),
+            ..Faults::default()
+        });
+        let device = host.attach(name);
+        let policy = sandbox.policy([&device]);
+        let said = run(&policy, &["--once"]);
+        assert_eq!(said.code, Some(0), "{name}: {}", said.stderr);
+        let refusal = "discard at byte 0: Input/output error";
+        assert_eq!(
+            said.stderr.contains(refusal),
+            told,
+            "{name}: {}",
+            said.stderr
+        );
+        assert_done(&sandbox.host(), &policy, &[&device]);
+    }
+}
+
+/// What a terminal of 80 columns shows of the command, carriage returns and all.
+fn on_a_terminal(mut command: Command) -> (Option<i32>, String) {
+    let size = Winsize {
+        ws_row: 24,
+        ws_col: 80,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let terminal = openpty(&size, None).unwrap();
+    command
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR")
+        .stdin(Stdio::null())
+        .stdout(terminal.slave.try_clone().unwrap())
+        .stderr(terminal.slave);
+    let mut child = command.spawn().unwrap();
+    // It holds the slave's descriptors: the end is told when the last of them is closed.
+    drop(command);
+    let mut shown = Vec::new();
+    let mut master = File::from(terminal.master);
+    let mut part = [0; 4096];
+    // EIO is how a terminal says that nobody is left.
+    while let Ok(length @ 1..) = master.read(&mut part) {
+        shown.extend_from_slice(&part[..length]);
+    }
+    let code = child.wait().unwrap().code();
+    (code, String::from_utf8(shown).unwrap())
+}
+
+#[test]
+fn a_terminal_shows_colours_and_one_line_of_progress_that_is_overwritten() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let disks = [sandbox.blank("a", 64 * MIB), sandbox.blank("b", 64 * MIB)];
+    let policy = sandbox.policy(&disks);
+
+    let (code, shown) = on_a_terminal(command(&policy, &["--dry-run"]));
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("\x1b["), "no colour: {shown:?}");
+    let mut quiet = command(&policy, &["--dry-run"]);
+    quiet.args(["--color", "never"]);
+    let (_, plain) = on_a_terminal(quiet);
+    let table = plain.trim_start_matches(['\r', '\x1b', '[', 'K']);
+    for line in table.lines().filter(|line| line.contains("Blank")) {
+        assert!(
+            line.chars().count() <= 80,
+            "wider than the terminal: {line:?}"
+        );
+    }
+
+    let (code, shown) = on_a_terminal(command(&policy, &["--once"]));
+    assert_eq!(code, Some(0), "{shown}");
+    let drawn: Vec<&str> = shown.split("\r\x1b[K").collect();
+    let of_mkfs = |part: &&&str| part.contains("make-filesystem (") && !part.contains('\n');
+    assert!(
+        drawn.iter().any(|part| of_mkfs(&part)),
+        "no line of progress: {shown:?}"
+    );
+    assert!(
+        drawn
+            .iter()
+            .all(|part| part.contains('\n') || part.chars().count() < 80),
+        "a line of progress that would wrap: {shown:?}"
+    );
+    assert!(shown.contains("mounted /dev/"), "{shown:?}");
+    assert!(
+        !shown.contains("INFO"),
+        "log lines on a terminal: {shown:?}"
+    );
+    assert_done(&sandbox.host(), &policy, &disks.iter().collect::<Vec<_>>());
 }
 
 #[test]

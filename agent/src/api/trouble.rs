@@ -146,8 +146,9 @@ impl Trouble {
             Self::Syncing => Duration::from_secs(15),
             Self::Conflict(_) | Self::Expired => doubling(1, 30),
             Self::Throttled(Some(after)) => *after,
+            // As Kubernetes' own clients: what waits for a server that was away goes on within a minute.
             Self::Throttled(None) | Self::Server(..) | Self::Unreachable(_) | Self::TimedOut => {
-                doubling(2, 60)
+                doubling(2, 30)
             }
             Self::Unauthorized => doubling(5, 60),
             // An API server that starts forbids everything until it has read its roles.

@@ -537,6 +537,25 @@ async fn troubles_are_survived_without_a_hot_loop() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_is_back_for_the_watch_is_asked_at_once_for_what_rested() {
+    let mut bed = Bed::new(&["sdb1"]);
+    let away = Trouble::Unreachable("refused".into());
+    bed.trouble("patch-longhorn", &vec![away.clone(); 5]);
+    bed.start();
+    bed.show_both();
+    while bed.count("patch-longhorn") < 5 {
+        secs(1).await;
+    }
+    bed.cluster.node.send_replace(Seen::Lost(away.to_string()));
+    secs(3).await;
+    assert!(bed.keys().is_empty(), "it rests for more than 20 s now");
+    bed.show_both();
+    secs(1).await;
+    assert_eq!(bed.keys(), ["sdb1"]);
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_lasts_makes_the_agent_unready_and_says_why() {
     let mut bed = Bed::new(&["sdb1"]);
     bed.trouble(

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
@@ -61,6 +61,22 @@ pub enum DumpError {
         /// The cause.
         cause: io::Error,
     },
+    /// Something in it could not be read.
+    #[error("cannot read the dump's {path}: {cause}; name a directory made by disk-discovery dump", path = .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        cause: io::Error,
+    },
+    /// It holds what no dump holds, and what may never end or lead out of it when it is read.
+    #[error("cannot take {path} for part of a dump: it is {what}; name a directory made by disk-discovery dump", path = .path.display())]
+    Alien {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
 }
 
 impl DumpError {
@@ -69,10 +85,76 @@ impl DumpError {
     pub fn retry(&self) -> Retry {
         match self {
             // Another directory, or another host.
-            Self::NotLive | Self::NotEmpty(_) => Retry::AfterChange,
-            Self::Io { cause, .. } => kind_of(cause).retry(),
+            Self::NotLive | Self::NotEmpty(_) | Self::Alien { .. } => Retry::AfterChange,
+            Self::Io { cause, .. } | Self::Unreadable { cause, .. } => kind_of(cause).retry(),
         }
     }
+}
+
+/// The most entries that a dump may have: some ten thousand devices.
+const MAX_ENTRIES: usize = 2_000_000;
+/// The longest file: the mount table of a host with 100,000 mounts has about 15 MiB, the blocks of a device less.
+const MAX_FILE: u64 = 64 << 20;
+
+/// Takes a directory for a dump. Dumps come from other people: named pipes, device nodes, sockets, links that lead
+/// out of the directory and files without end are refused before anything is read.
+///
+/// # Errors
+/// [`DumpError::Alien`] and [`DumpError::Unreadable`], with the first file that is none of a dump.
+pub fn open_dump(dir: &Path) -> Result<HostRoot, DumpError> {
+    let host = HostRoot::dump(dir);
+    let unreadable = |path: &Path| {
+        let path = path.to_owned();
+        move |cause| DumpError::Unreadable { path, cause }
+    };
+    let alien = |path: &Path, what| {
+        let path = path.to_owned();
+        Err(DumpError::Alien { path, what })
+    };
+    let mut left = vec![(dir.to_owned(), 0_usize)];
+    let mut entries = 0;
+    while let Some((folder, depth)) = left.pop() {
+        for entry in fs::read_dir(&folder).map_err(unreadable(&folder))? {
+            let entry = entry.map_err(unreadable(&folder))?;
+            let path = entry.path();
+            entries += 1;
+            if entries > MAX_ENTRIES {
+                return alien(dir, "a directory of more than two million files");
+            }
+            let kind = entry.file_type().map_err(unreadable(&path))?;
+            if kind.is_dir() {
+                left.push((path, depth + 1));
+            } else if kind.is_symlink() {
+                let target = fs::read_link(&path).map_err(unreadable(&path))?;
+                let blocks = path.extension().is_some_and(|e| e == "blocks");
+                // Links to devices are only looked at, and may say anything.
+                let followed = blocks || !path.starts_with(&host.dev);
+                if followed && (blocks || leads_out(&target, depth)) {
+                    return alien(&path, "a link that leads out of it");
+                }
+            } else if !kind.is_file() {
+                return alien(&path, "neither a file nor a directory nor a link");
+            } else if entry.metadata().map_err(unreadable(&path))?.len() > MAX_FILE {
+                return alien(&path, "a file of more than 64 MiB");
+            }
+        }
+    }
+    match fs::metadata(&host.sys).map_err(unreadable(&host.sys))? {
+        sys if sys.is_dir() => Ok(host),
+        _ => alien(&host.sys, "not a directory"),
+    }
+}
+
+/// Whether a link that lies so many directories deep may lead out of the tree. The kernel's links go up first and then
+/// down; of one that goes up again, through another link perhaps, nobody knows where it ends.
+fn leads_out(target: &Path, depth: usize) -> bool {
+    let ups = target
+        .components()
+        .take_while(|p| *p == Component::ParentDir);
+    let ups = ups.count();
+    let mut rest = target.components().skip(ups);
+    let down = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+    ups > depth || !rest.all(down)
 }
 
 /// What a dump holds.
@@ -654,6 +736,62 @@ mod tests {
         assert_eq!(error.to_string(), "the dump does not hold byte 16384");
         let error = image.read(&mut [0; 512], 66000).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(5));
+    }
+
+    #[test]
+    fn what_is_no_dump_is_refused_before_it_is_read() {
+        let made = |make: fn(&Path)| {
+            let dir = tempfile::tempdir().unwrap();
+            fs::create_dir_all(dir.path().join("sys/class/block")).unwrap();
+            fs::create_dir_all(dir.path().join("dev/disk/by-id")).unwrap();
+            make(dir.path());
+            open_dump(dir.path()).map(drop).map_err(|e| e.to_string())
+        };
+        made(|dir| {
+            symlink("../../devices/sda", dir.join("sys/class/block/sda")).unwrap();
+            symlink("/dev/sda", dir.join("dev/disk/by-id/x")).unwrap();
+        })
+        .unwrap();
+        type Refusal = (fn(&Path), &'static str);
+        let refusals: [Refusal; 6] = [
+            (
+                |dir| {
+                    fs::create_dir(dir.join("proc")).unwrap();
+                    nix::unistd::mkfifo(&dir.join("proc/swaps"), nix::sys::stat::Mode::S_IRUSR)
+                        .unwrap();
+                },
+                "proc/swaps for part of a dump: it is neither",
+            ),
+            (
+                |dir| symlink("/dev/zero", dir.join("dev/sda.blocks")).unwrap(),
+                "sda.blocks for part",
+            ),
+            (
+                |dir| symlink("../../../../etc", dir.join("sys/class/block/sda")).unwrap(),
+                "leads out",
+            ),
+            (
+                |dir| symlink("/etc/shadow", dir.join("mount-root")).unwrap(),
+                "leads out",
+            ),
+            (
+                |dir| {
+                    let file = fs::File::create(dir.join("dev/sda.blocks")).unwrap();
+                    file.set_len(1 << 40).unwrap();
+                },
+                "more than 64 MiB",
+            ),
+            (
+                |dir| fs::remove_dir_all(dir.join("sys")).unwrap(),
+                "No such file",
+            ),
+        ];
+        for (make, said) in refusals {
+            let error = made(make).unwrap_err();
+            assert!(error.contains(said), "{error}");
+        }
+        // A chain of links cannot hide it: each of them is looked at.
+        assert!(leads_out(Path::new("a/.."), 1) && !leads_out(Path::new("../a"), 1));
     }
 
     #[test]

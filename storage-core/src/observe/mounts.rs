@@ -37,7 +37,7 @@ const REMOTE: [&str; 12] = [
 
 /// Filesystems that may hold the mount root: local ones with Unix owners, by their names in the mount table and their
 /// magic in `linux/magic.h` (ZFS: `include/sys/fs/zfs.h`). Anything else could vanish, or ignore modes and flags.
-const ROOT_FILESYSTEMS: [(&str, i128); 10] = [
+const ROOT_FILESYSTEMS: [(&str, i128); 11] = [
     ("ext4", 0xef53),
     ("ext3", 0xef53),
     ("ext2", 0xef53),
@@ -47,6 +47,8 @@ const ROOT_FILESYSTEMS: [(&str, i128); 10] = [
     ("bcachefs", 0xca45_1a4e),
     ("zfs", 0x2fc1_2fc1),
     ("tmpfs", 0x0102_1994),
+    // The root of a system that lives in its initramfs; where it is a ramfs, its magic is another.
+    ("rootfs", 0x0102_1994),
     ("overlay", 0x794c_7630),
 ];
 

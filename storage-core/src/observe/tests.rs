@@ -817,7 +817,7 @@ fn a_mount_root_on_a_filesystem_that_may_not_hold_one_is_named_before_anything_i
         assert!(said.contains(&format!("lies on /mnt ({fstype})")), "{said}");
     }
     for fstype in [
-        "ext2", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "zfs", "tmpfs", "overlay",
+        "ext2", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "zfs", "tmpfs", "rootfs", "overlay",
     ] {
         assert_eq!(faults(fstype, "rw"), [""; 0], "{fstype}");
     }

@@ -17,29 +17,36 @@ pub fn workspace() -> PathBuf {
         .to_owned()
 }
 
-/// The directory with `vmlinuz`, `initrd` and `root.img`.
+/// The directory with `vmlinuz` and `initrd`, and with `root.img` if it is wanted: most of the time of a build goes
+/// into that one.
 ///
 /// # Errors
 /// When it cannot be built.
-pub fn guest() -> Result<PathBuf> {
-    static GUEST: OnceLock<Result<PathBuf>> = OnceLock::new();
-    GUEST
-        .get_or_init(|| {
-            if let Some(directory) = std::env::var_os("LAB_GUEST") {
-                return Ok(PathBuf::from(directory));
-            }
-            let script = workspace().join("scripts/build-lab");
-            let output = Command::new(&script)
-                .stderr(Stdio::inherit())
-                .output()
-                .map_err(at(script.display()))?;
-            if !output.status.success() {
-                return Err(format!("{}: {}", script.display(), output.status));
-            }
-            let said = String::from_utf8_lossy(&output.stdout).into_owned();
-            Ok(PathBuf::from(said.trim()))
-        })
-        .clone()
+pub fn guest(with_root: bool) -> Result<PathBuf> {
+    static SMALL: OnceLock<Result<PathBuf>> = OnceLock::new();
+    static WHOLE: OnceLock<Result<PathBuf>> = OnceLock::new();
+    let (made, args): (_, &[&str]) = if with_root {
+        (&WHOLE, &[])
+    } else {
+        (&SMALL, &["--small"])
+    };
+    made.get_or_init(|| {
+        if let Some(directory) = std::env::var_os("LAB_GUEST") {
+            return Ok(PathBuf::from(directory));
+        }
+        let script = workspace().join("scripts/build-lab");
+        let output = Command::new(&script)
+            .args(args)
+            .stderr(Stdio::inherit())
+            .output()
+            .map_err(at(script.display()))?;
+        if !output.status.success() {
+            return Err(format!("{}: {}", script.display(), output.status));
+        }
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        Ok(PathBuf::from(said.trim()))
+    })
+    .clone()
 }
 
 /// The program under test: `DISK_DISCOVERY_BIN`, or the one that cargo has built for releases.
@@ -84,7 +91,7 @@ pub(crate) fn initrd(target: &Path, assemble: Option<&str>) -> Result {
     if !output.status.success() {
         return Err(format!("cpio: {}", String::from_utf8_lossy(&output.stderr)));
     }
-    let base = guest()?.join("initrd");
+    let base = guest(false)?.join("initrd");
     let mut bytes = fs::read(&base).map_err(at(base.display()))?;
     bytes.resize(bytes.len().next_multiple_of(512), 0);
     bytes.extend(output.stdout);

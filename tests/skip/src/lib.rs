@@ -3,8 +3,9 @@
 
 use std::env;
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
+use std::process::{Command, Output, Stdio};
 
 /// Names the file to which each skipped test adds a line; `scripts/test` sets it.
 pub const FILE: &str = "SKIPPED_TESTS_FILE";
@@ -42,6 +43,43 @@ pub fn root_or_skip(what: &str, is_root: bool) -> bool {
         skip(what, "must be root");
     }
     is_root
+}
+
+/// Runs a program to its end, `input` on its standard input. Skips `what` and gives none where it is not installed;
+/// `package` is Debian's that has it.
+///
+/// # Panics
+/// When it cannot be run, and where `CI` is set when it is not installed.
+#[track_caller]
+pub fn output_or_skip(
+    what: &str,
+    package: &str,
+    command: &mut Command,
+    input: &[u8],
+) -> Option<Output> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let started = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    if let Err(error) = &started
+        && error.kind() == ErrorKind::NotFound
+    {
+        skip(
+            what,
+            &format!("{program} is not installed (apt-get install {package})"),
+        );
+        return None;
+    }
+    let ended = started.and_then(|mut child| {
+        if let Some(mut pipe) = child.stdin.take() {
+            pipe.write_all(input)?;
+        }
+        child.wait_with_output()
+    });
+    assert!(ended.is_ok(), "{program}: {ended:?}");
+    ended.ok()
 }
 
 fn say(line: &str) {

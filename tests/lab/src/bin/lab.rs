@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     let mut total = Tally::default();
     let mut failed = Vec::new();
     for scenario in chosen {
-        let started = Instant::now();
+        let (started, worked) = (Instant::now(), processor_time());
         println!("== {}: {}", scenario.name, scenario.what);
         let evidence = guest::workspace().join("target/lab").join(scenario.name);
         let (tally, result) = match Run::new(evidence.clone()) {
@@ -66,11 +66,15 @@ fn main() -> ExitCode {
             Err(error) => (Tally::default(), Err(error)),
         };
         total.add(&tally);
-        let seconds = started.elapsed().as_secs();
+        let took = format!(
+            "{} s (processor: {} s)",
+            started.elapsed().as_secs(),
+            processor_time() - worked
+        );
         match result {
-            Ok(()) => println!("   passed in {seconds} s"),
+            Ok(()) => println!("   passed in {took}"),
             Err(error) => {
-                println!("   FAILED in {seconds} s; evidence: {}", evidence.display());
+                println!("   FAILED in {took}; evidence: {}", evidence.display());
                 for line in error.lines() {
                     println!("     {line}");
                 }
@@ -84,4 +88,12 @@ fn main() -> ExitCode {
     }
     println!("FAILED: {}", failed.join(", "));
     ExitCode::FAILURE
+}
+
+/// Seconds of processor time that machines have taken so far: what a scenario takes where nothing else runs.
+fn processor_time() -> i64 {
+    use nix::sys::resource::{UsageWho, getrusage};
+    getrusage(UsageWho::RUSAGE_CHILDREN).map_or(0, |usage| {
+        usage.user_time().tv_sec() + usage.system_time().tv_sec()
+    })
 }

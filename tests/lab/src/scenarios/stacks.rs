@@ -3,13 +3,23 @@
 use crate::pass::Want::{self, Left, Taken};
 use crate::{Boot, Bus, Disk, Result, Run, Spec};
 
-/// Builds everything. What is mounted is mounted so that nothing is written any more.
+/// Puts a multipath map over two paths.
+const MULTIPATH: &str = r#"
+set -e
+modprobe -a dm_multipath dm_round_robin dm_service_time
+a=$(disk path-a); b=$(disks path-a | tail -n 1)
+echo "0 $(blockdev --getsz $a) multipath 0 0 2 1 round-robin 0 1 1 $a 100 round-robin 0 1 1 $b 100" |
+    dmsetup create mpatha --noudevsync --uuid mpath-35000c500a1b2c3d4
+dmsetup mknodes
+"#;
+
+/// Builds everything else. What is mounted is mounted so that nothing is written any more.
 const BUILD: &str = r#"
 set -e
-for id in md-a md-b btrfs-a btrfs-b linear plain delay flakey error swapfile swap nbd path-a loopfile; do
+for id in md-a md-b btrfs-a btrfs-b linear plain delay flakey error swapfile swap nbd loopfile; do
     eval "$(echo $id | tr - _)=\$(disk $id)"
 done
-modprobe -a raid1 dm_crypt dm_delay dm_flakey dm_multipath dm_round_robin dm_service_time zram squashfs btrfs nbd
+modprobe -a raid1 dm_crypt dm_delay dm_flakey zram squashfs btrfs nbd
 mdadm --quiet --create /dev/md0 --run --assume-clean --metadata=1.2 --level=1 --raid-devices=2 $md_a $md_b
 printf secret | cryptsetup luksFormat --batch-mode --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file=- /dev/md0
 printf secret | cryptsetup open --key-file=- /dev/md0 vault
@@ -39,9 +49,6 @@ echo 64M >/sys/block/zram0/disksize; mkswap /dev/zram0 >/dev/null; swapon /dev/z
 printf '[generic]\nuser=root\ngroup=root\n[export]\nexportname=%s\nreadonly=true\n' $nbd >/tmp/nbd.conf
 nbd-server -C /tmp/nbd.conf 10809
 nbd-client -N export 127.0.0.1 10809 /dev/nbd0 >/dev/null
-a=$(disk path-a); b=$(disks path-a | tail -n 1)
-echo "0 $(blockdev --getsz $a) multipath 0 0 2 1 round-robin 0 1 1 $a 100 round-robin 0 1 1 $b 100" |
-    dmsetup create mpatha --noudevsync --uuid mpath-35000c500a1b2c3d4
 dmsetup mknodes
 sync
 mdadm --readonly /dev/md0 2>/dev/null || true
@@ -95,13 +102,14 @@ pub(super) fn run(run: &mut Run) -> Result {
         .map(|id| Disk::blank(id, Bus::Scsi).content(super::kinds::ext4));
     let mut machine = run.start(Spec::new("stacks", Boot::Small).disks(disks).disks(more))?;
     let finders = finders(machine.spec());
+    machine.ok(&format!("{finders}{MULTIPATH}"))?;
+    run.dump(&mut machine, "multipath")?;
     let built = machine.sh(&format!("{finders}{BUILD}"))?;
     run.keep("built.txt", &format!("{}{}", built.stdout, built.stderr))?;
     if built.code != 0 {
         return Err(format!("the stack was not built: {}", built.stderr));
     }
     machine.ok("sync; sleep 6; sync")?;
-    run.dump(&mut machine, "stacks")?;
     let before = machine.hashes();
     let report = run.converge(&mut machine)?;
     let now: Vec<_> = ROWS.iter().map(|row| (row.0, row.3)).collect();
