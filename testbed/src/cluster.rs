@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::directory::Directory;
-use crate::pki::{Authority, signing_key};
+use crate::pki::{Authority, Pair, signing_key};
 use crate::servers::{Kubernetes, Server, programs};
 use crate::{Error, Result};
 
@@ -27,6 +27,8 @@ pub struct Options {
     pub kubernetes: Kubernetes,
     /// More arguments for kube-apiserver.
     pub arguments: Vec<String>,
+    /// More names and addresses by which the API server is reached.
+    pub names: Vec<String>,
     /// How long it may take; starting takes 3 s on an idle machine.
     pub patience: Duration,
 }
@@ -36,6 +38,7 @@ impl Default for Options {
         Self {
             kubernetes: Kubernetes::of_environment(),
             arguments: Vec::new(),
+            names: Vec::new(),
             patience: Duration::from_secs(120),
         }
     }
@@ -49,6 +52,7 @@ pub struct Cluster {
     etcd_port: u16,
     port: u16,
     apiserver: Option<Server>,
+    signer: Authority,
     _etcd: Server,
     // Dropped last: the servers write to it.
     directory: Directory,
@@ -69,7 +73,7 @@ impl Cluster {
                     source,
                 })??;
         let directory = Directory::new()?;
-        write_keys(&directory)?;
+        let signer = write_keys(&directory, &options.names)?;
         let [etcd_port, peer_port, port] = free_ports()?;
         let etcd = start_etcd(&etcd, directory.path(), etcd_port, peer_port)?;
         let mut cluster = Self {
@@ -78,6 +82,7 @@ impl Cluster {
             etcd_port,
             port,
             apiserver: None,
+            signer,
             _etcd: etcd,
             directory,
         };
@@ -111,6 +116,19 @@ impl Cluster {
     /// The API server's address.
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// The API server's port on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A certificate by which a user logs in, in `group`: `system:node:NAME` in `system:nodes` for a kubelet.
+    ///
+    /// # Errors
+    /// When no key can be made.
+    pub fn certificate(&self, user: &str, group: &str) -> Result<Pair> {
+        self.signer.user(user, group)
     }
 
     /// Where the servers keep logs, keys and kubeconfigs.
@@ -530,9 +548,9 @@ async fn api_of(client: &Client, document: &Value) -> Result<(Api<DynamicObject>
     Ok((api, name))
 }
 
-fn write_keys(directory: &Directory) -> Result<()> {
+fn write_keys(directory: &Directory, names: &[String]) -> Result<Authority> {
     let authority = Authority::new("testbed")?;
-    let server = authority.server()?;
+    let server = authority.server_named(names)?;
     let admin = authority.user("admin", "system:masters")?;
     let (private, public) = signing_key()?;
     let policy = json!({
@@ -551,7 +569,7 @@ fn write_keys(directory: &Directory) -> Result<()> {
     ] {
         directory.write(name, &contents)?;
     }
-    Ok(())
+    Ok(authority)
 }
 
 /// Ports that were free a moment ago, each another.

@@ -1,10 +1,11 @@
 //! A real kube-apiserver over etcd, started on loopback, and a stand-in for Longhorn beside it.
 //!
-//! [`cluster::Cluster`] is the API server, [`longhorn`] the stand-in, [`flux`] the real Flux. The servers are built once by
+//! [`cluster::Cluster`] is the API server, [`controllers`] what a whole control plane has besides, [`longhorn`] the stand-in, [`flux`] the real Flux. The servers are built once by
 //! `scripts/build-testbed` and cached outside the checkout.
 #![deny(missing_docs)]
 
 pub mod cluster;
+pub mod controllers;
 mod directory;
 mod error;
 pub mod flux;

@@ -57,8 +57,16 @@ impl Authority {
     /// # Errors
     /// As for [`Self::new`].
     pub fn server(&self) -> Result<Pair> {
-        let names = ["127.0.0.1", "::1", "localhost", "kubernetes.default.svc"];
-        let params = CertificateParams::new(names.map(str::to_owned).to_vec());
+        self.server_named(&[])
+    }
+
+    /// A certificate for a server on loopback that others know by these names and addresses, too.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn server_named(&self, more: &[String]) -> Result<Pair> {
+        let names = ["127.0.0.1", "::1", "localhost", "kubernetes.default.svc"].map(str::to_owned);
+        let params = CertificateParams::new([&names[..], more].concat());
         self.issue(
             params.map_err(Error::Certificate)?,
             ExtendedKeyUsagePurpose::ServerAuth,

@@ -22,6 +22,7 @@
     reason = "of JSON values, where a missing key is null"
 )]
 
+pub mod cluster;
 pub mod cut;
 pub mod disk;
 pub mod guest;

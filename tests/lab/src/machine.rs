@@ -512,6 +512,22 @@ impl Machine {
         Ok(self.cut())
     }
 
+    /// Has the guest's own init end it, and returns what it was made of.
+    ///
+    /// # Errors
+    /// When it has not ended after `patience`.
+    pub fn shut_down(mut self, patience: Duration) -> Result<Spec> {
+        self.send("systemctl poweroff")?;
+        let until = Instant::now() + patience;
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > until {
+                return Err(self.trouble("the guest does not shut down"));
+            }
+            sleep(Duration::from_millis(50));
+        }
+        Ok(self.cut())
+    }
+
     fn kill(&mut self) {
         self.qmp = None;
         self.channel = None;
