@@ -1,5 +1,6 @@
 //! The scenarios, one row each.
 
+mod cluster;
 mod forged;
 mod hotplug;
 mod kinds;
@@ -47,4 +48,7 @@ pub static SCENARIOS: &[Scenario] = &[
     Scenario { name: "power-random", core: false, run: power::random,
         what: "the power goes behind 120 random writes, and what was not flushed may be lost",
         shows: &["rook/rook#13120"] },
+    Scenario { name: "cluster", core: false, run: cluster::run,
+        what: "a cluster grows: k3s1 with an adopted disk, k3s2 joins with spare and foreign ones, by Flux; reboot, hotplug",
+        shows: &["longhorn/longhorn#14076"] },
 ];
