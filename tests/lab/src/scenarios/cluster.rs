@@ -396,7 +396,7 @@ fn rest(run: &mut Run, story: &mut Story, node: &mut Node) -> Result {
     Ok(())
 }
 
-/// k3s2 is rebooted, and a disk is plugged in.
+/// Reboot, hotplug, and the rest, in this order.
 fn after(run: &mut Run, story: &mut Story, nodes: &mut Vec<Node>) -> Result {
     let mut node = nodes.pop().ok_or(GONE)?;
     let foreign = hash(node.machine.image("foreign")?);
@@ -443,7 +443,9 @@ fn after(run: &mut Run, story: &mut Story, nodes: &mut Vec<Node>) -> Result {
     story.registered(node, &path)?;
     story.nothing_remade(run, node, &before)?;
 
+    rolled(run, story, nodes)?;
     let node = nodes.last_mut().ok_or(GONE)?;
+    story.nothing_remade(run, node, &before)?;
     run.expect(
         hash(node.machine.image("foreign")?) == foreign,
         "BYTES OF THE FOREIGN DISK HAVE CHANGED",
@@ -453,4 +455,39 @@ fn after(run: &mut Run, story: &mut Story, nodes: &mut Vec<Node>) -> Result {
 
 fn boot_id(node: &Value) -> Value {
     node["status"]["nodeInfo"]["bootID"].clone()
+}
+
+/// The DaemonSet rolls while a filesystem is being made: whether the old pod ends it or the new one makes it again, it is
+/// made once and kept.
+fn rolled(run: &mut Run, story: &mut Story, nodes: &mut [Node]) -> Result {
+    let node = nodes.last_mut().ok_or(GONE)?;
+    run.inject("the DaemonSet rolled in the middle of mkfs");
+    let uid = |pod: &Value| pod["metadata"]["uid"].clone();
+    let old = ["k3s1", "k3s2"].map(|name| story.pod(name).map(|pod| uid(&pod)));
+    node.plug_slow("rolled")?;
+    node.await_mkfs(LONG)?;
+    let config = story.repository.join("manifests/base/config.yaml");
+    let mut text = fs::read_to_string(&config).map_err(at(config.display()))?;
+    text.push_str("# A change of the policy rolls the DaemonSet.\n");
+    fs::write(&config, text).map_err(at(config.display()))?;
+    story.control.publish(&story.repository)?;
+    let dev = node.dev("rolled")?;
+    let path = node.await_mount(&dev, LONG)?;
+    story.registered(node, &path)?;
+    for (name, old) in ["k3s1", "k3s2"].into_iter().zip(old) {
+        let old = old?;
+        story
+            .control
+            .until(&format!("another pod on {name}"), LONG, || {
+                let pod = story.control.ready_pod(name)?;
+                Ok(pod.filter(|pod| uid(pod) != old))
+            })?;
+    }
+    let twice = node
+        .mounts()?
+        .values()
+        .filter(|at| at.contains(&dev))
+        .count();
+    run.expect(twice == 1, format!("{dev} is mounted {twice} times"));
+    Ok(())
 }

@@ -49,6 +49,7 @@ pub static SCENARIOS: &[Scenario] = &[
         what: "the power goes behind 120 random writes, and what was not flushed may be lost",
         shows: &["rook/rook#13120"] },
     Scenario { name: "cluster", core: false, run: cluster::run,
-        what: "a cluster grows: k3s1 with an adopted disk, k3s2 joins with spare and foreign ones, by Flux; reboot, hotplug",
+        what: "a cluster grows: k3s1 with an adopted disk, k3s2 joins with spare and foreign ones, by Flux; \
+            reboot, hotplug, rolling update in mkfs",
         shows: &["longhorn/longhorn#14076"] },
 ];
