@@ -4,6 +4,7 @@ mod cluster;
 mod forged;
 mod hotplug;
 mod kinds;
+mod network;
 mod power;
 mod stacks;
 
@@ -52,4 +53,7 @@ pub static SCENARIOS: &[Scenario] = &[
         what: "a cluster grows: k3s1 with an adopted disk, k3s2 joins with spare and foreign ones, by Flux; \
             reboot, hotplug, rolling update in mkfs",
         shows: &["longhorn/longhorn#14076"] },
+    Scenario { name: "network", core: false, run: network::run,
+        what: "Longhorn's own volumes over iSCSI before anybody has formatted them, LUNs of others, nbd",
+        shows: &["longhorn/longhorn#4414", "openebs/openebs#3221"] },
 ];
