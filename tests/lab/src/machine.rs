@@ -152,7 +152,7 @@ impl Spec {
     }
 
     fn arguments(&self, dir: &Path, images: &BTreeMap<String, PathBuf>) -> Result<Vec<String>> {
-        let base = guest::guest(self.boot == Boot::Debian)?;
+        let base = guest::guest(self.boot == Boot::Debian && self.system.is_none())?;
         let initrd = dir.join("initrd");
         let script = match &self.boot {
             Boot::Assemble { script, .. } => Some(script.as_str()),

@@ -1,5 +1,6 @@
 //! The scenarios, one row each.
 
+mod cluster;
 mod forged;
 mod hotplug;
 mod kinds;
@@ -49,6 +50,10 @@ pub static SCENARIOS: &[Scenario] = &[
     Scenario { name: "power-random", core: false, run: power::random,
         what: "the power goes behind 120 random writes, and what was not flushed may be lost",
         shows: &["rook/rook#13120"] },
+    Scenario { name: "cluster", core: false, run: cluster::run,
+        what: "a cluster grows: k3s1 with an adopted disk, k3s2 joins with spare and foreign ones, by Flux; \
+            reboot, hotplug, rolling update in mkfs",
+        shows: &["longhorn/longhorn#14076"] },
     Scenario { name: "network", core: false, run: network::run,
         what: "Longhorn's own volumes over iSCSI before anybody has formatted them, LUNs of others, nbd",
         shows: &["longhorn/longhorn#4414", "openebs/openebs#3221"] },
