@@ -7,6 +7,7 @@ mod kinds;
 mod network;
 mod power;
 mod stacks;
+mod systems;
 
 use crate::{Result, Run};
 
@@ -56,4 +57,7 @@ pub static SCENARIOS: &[Scenario] = &[
     Scenario { name: "network", core: false, run: network::run,
         what: "Longhorn's own volumes over iSCSI before anybody has formatted them, LUNs of others, nbd",
         shows: &["longhorn/longhorn#4414", "openebs/openebs#3221"] },
+    Scenario { name: "systems", core: false, run: systems::run,
+        what: "the system on a partition with /boot, ESP, /var and swap elsewhere; on LVM on LUKS on md; on btrfs on two disks",
+        shows: &["silogen/cluster-bloom#284", "openebs/openebs#2727", "minio/directpv#425"] },
 ];
