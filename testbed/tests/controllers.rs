@@ -7,6 +7,7 @@ use std::time::Duration;
 use disk_discovery_testbed::cluster::{Cluster, Options};
 use disk_discovery_testbed::controllers::Controllers;
 use disk_discovery_testbed::eventually;
+use disk_discovery_testbed::servers::Kubernetes;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::json;
@@ -15,7 +16,12 @@ const NAMESPACE: &str = "longhorn-system";
 
 #[tokio::test]
 async fn the_daemon_set_has_a_pod_on_every_labelled_node_and_on_no_other() {
-    let Some(cluster) = Cluster::start_or_skip(Options::default()).await.unwrap() else {
+    // Controllers are never newer than their API server.
+    let options = Options {
+        kubernetes: Kubernetes::Newest,
+        ..Options::default()
+    };
+    let Some(cluster) = Cluster::start_or_skip(options).await.unwrap() else {
         return;
     };
     let _controllers = Controllers::start(&cluster).await.unwrap();

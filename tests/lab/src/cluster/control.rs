@@ -11,6 +11,7 @@ use disk_discovery_testbed::longhorn::admission::Rules;
 use disk_discovery_testbed::longhorn::manager;
 use disk_discovery_testbed::longhorn::types::{NAMESPACE, Release};
 use disk_discovery_testbed::longhorn::webhook::Webhook;
+use disk_discovery_testbed::servers::Kubernetes;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::serde::Serialize;
 use kube::Client;
@@ -52,6 +53,7 @@ impl Control {
         let webhook = Webhook::start(Rules::default()).map_err(at("Longhorn's webhook"))?;
         let started: disk_discovery_testbed::Result<_> = runtime.block_on(async {
             let cluster = Cluster::start(Options {
+                kubernetes: Kubernetes::Newest,
                 names: [GATEWAY, SERVICE].map(str::to_owned).to_vec(),
                 ..Options::default()
             })

@@ -214,20 +214,22 @@ impl Node {
         qmp.command("device_add", &device).map(|_| ())
     }
 
-    /// Kernel name of the SCSI or SATA disk `id`.
+    /// Kernel name of the SCSI or SATA disk `id`, for whose udev it waits half a minute.
     ///
     /// # Errors
     /// When the guest does not answer, or there is none.
     pub fn dev(&mut self, id: &str) -> Result<String> {
-        let said = self
-            .machine
-            .ok("lsblk -dnro NAME,SERIAL")?
-            .lines()
-            .find_map(|line| {
-                let (dev, serial) = line.split_once(' ')?;
-                (serial == id).then(|| dev.to_owned())
-            });
-        said.ok_or_else(|| format!("node {}: no disk {id}", self.name))
+        let said = self.machine.sh(&format!(
+            "for _ in $(seq 150); do dev=$(lsblk -dnro NAME,SERIAL | sed -n 's/ {id}$//p'); \
+             [ \"$dev\" ] && {{ echo $dev; exit 0; }}; sleep 0.2; done; lsblk -o +SERIAL; exit 1"
+        ))?;
+        if said.code == 0 {
+            return Ok(said.stdout.trim().to_owned());
+        }
+        Err(format!(
+            "node {}: no disk {id}:\n{}",
+            self.name, said.stdout
+        ))
     }
 
     /// Device and filesystem UUID by mount point of what is mounted below the mount root, as the host sees it.
