@@ -4,6 +4,7 @@ mod cluster;
 mod forged;
 mod hotplug;
 mod kinds;
+mod luns;
 mod network;
 mod power;
 mod stacks;
@@ -60,4 +61,7 @@ pub static SCENARIOS: &[Scenario] = &[
     Scenario { name: "systems", core: false, run: systems::run,
         what: "the system on a partition with /boot, ESP, /var and swap elsewhere; on LVM on LUKS on md; on btrfs on two disks",
         shows: &["silogen/cluster-bloom#284", "openebs/openebs#2727", "minio/directpv#425"] },
+    Scenario { name: "luns", core: false, run: luns::run,
+        what: "a thousand LUNs: one pass against lsblk in the same machine",
+        shows: &["ceph/ceph-ansible#4132", "minio/directpv#553"] },
 ];
