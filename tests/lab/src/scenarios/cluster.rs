@@ -442,6 +442,10 @@ fn after(run: &mut Run, story: &mut Story, nodes: &mut Vec<Node>) -> Result {
     rolled(run, story, nodes)?;
     let node = nodes.last_mut().ok_or(GONE)?;
     story.nothing_remade(run, node, &before)?;
+    pruned(run, story, nodes, &before)?;
+    without_propagation(run, story, nodes)?;
+
+    let node = nodes.last_mut().ok_or(GONE)?;
     run.expect(
         hash(node.machine.image("foreign")?) == foreign,
         "BYTES OF THE FOREIGN DISK HAVE CHANGED",
@@ -486,4 +490,65 @@ fn rolled(run: &mut Run, story: &mut Story, nodes: &mut [Node]) -> Result {
         .count();
     run.expect(twice == 1, format!("{dev} is mounted {twice} times"));
     Ok(())
+}
+
+/// Flux is suspended and then deleted: the agent goes, and nothing else does.
+fn pruned(run: &mut Run, story: &mut Story, nodes: &mut [Node], before: &Before) -> Result {
+    let node = nodes.last_mut().ok_or(GONE)?;
+    let disks = story.control.disks("k3s2", false)?;
+    story.control.suspend(true)?;
+    story.pod("k3s2")?;
+    story.control.suspend(false)?;
+    story.control.prune()?;
+    for name in ["k3s1", "k3s2"] {
+        story
+            .control
+            .until(&format!("no pod on {name}"), LONG, || {
+                Ok(story.control.pods(name)?.is_empty().then_some(()))
+            })?;
+    }
+    let now = story.control.disks("k3s2", false)?;
+    run.expect(
+        now == disks,
+        format!("Longhorn had {disks:?} and has {now:?}"),
+    );
+    story.nothing_remade(run, node, before)
+}
+
+/// The DaemonSet without `mountPropagation`: it says what is missing, and registers nothing.
+fn without_propagation(run: &mut Run, story: &mut Story, nodes: &mut [Node]) -> Result {
+    let node = nodes.last_mut().ok_or(GONE)?;
+    let file = story.repository.join("manifests/base/daemonset.yaml");
+    let text = fs::read_to_string(&file).map_err(at(file.display()))?;
+    let without = text.replace(", mountPropagation: Bidirectional", "");
+    run.expect(
+        text != without,
+        "the DaemonSet has no mountPropagation to take away",
+    );
+    fs::write(&file, &without).map_err(at(file.display()))?;
+    let disks = story.control.disks("k3s2", false)?;
+    run.inject("mountPropagation left out of the DaemonSet");
+    node.machine.plug("private", SCSI)?;
+    story.control.publish(&story.repository)?;
+    let remedy = "mountPropagation: Bidirectional";
+    story
+        .control
+        .until("the agent to say what is missing", LONG, || {
+            let report = story.control.report("k3s2")?.to_string();
+            Ok(
+                (report.contains(remedy) && story.control.events("k3s2")?.contains(remedy))
+                    .then_some(()),
+            )
+        })?;
+    let now = story.control.disks("k3s2", false)?;
+    run.expect(
+        now == disks,
+        format!("Longhorn had {disks:?} and has {now:?}"),
+    );
+    // Repaired, the disk is registered.
+    fs::write(&file, text).map_err(at(file.display()))?;
+    story.control.publish(&story.repository)?;
+    let dev = node.dev("private")?;
+    let path = node.await_mount(&dev, LONG)?;
+    story.registered(node, &path).map(|_| ())
 }

@@ -53,7 +53,7 @@ pub static SCENARIOS: &[Scenario] = &[
         shows: &["rook/rook#13120"] },
     Scenario { name: "cluster", core: false, run: cluster::run,
         what: "a cluster grows: k3s1 with an adopted disk, k3s2 joins with spare and foreign ones, by Flux; \
-            reboot, hotplug, rolling update in mkfs",
+            reboot, hotplug, rolling update in mkfs, suspend and prune, mountPropagation left out",
         shows: &["longhorn/longhorn#14076"] },
     Scenario { name: "network", core: false, run: network::run,
         what: "Longhorn's own volumes over iSCSI before anybody has formatted them, LUNs of others, nbd",
