@@ -855,6 +855,44 @@ fn a_mount_stacked_on_ours_is_reported_and_left() {
 }
 
 #[test]
+fn a_damaged_filesystem_of_ours_is_never_made_again_and_the_tool_that_repairs_it_is_named() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let disk = sandbox.blank("disk", 64 * MIB);
+    let policy = sandbox.policy([&disk]);
+    assert_eq!(run(&policy, &["--once"]).code, Some(0));
+    let payload = disk.mount_points().remove(0).join("payload");
+    fs::write(&payload, "theirs").unwrap();
+    disk.unmount();
+    // The count of mounts in ext4's superblock, which its checksum covers: a torn write.
+    let count = MIB + 1024 + 0x34;
+    let mut torn = image::peek(disk.backing(), count, 1);
+    torn[0] ^= 0x40;
+    image::poke(disk.backing(), count, &torn);
+    run_tool("blockdev", &["--flushbufs", disk.node().to_str().unwrap()]);
+
+    let said = run(&policy, &["--once"]);
+    assert_eq!(said.code, Some(1), "{}{}", said.stdout, said.stderr);
+    let remedy = format!("repair it with e2fsck -f {}p1", disk.node().display());
+    assert!(
+        said.stdout.contains(&remedy),
+        "{}{}",
+        said.stdout,
+        said.stderr
+    );
+
+    let partition = format!("{}p1", disk.node().display());
+    // Exit status 1: errors were corrected.
+    let repair = Command::new("e2fsck")
+        .args(["-fy", &partition])
+        .output()
+        .unwrap();
+    assert_eq!(repair.status.code(), Some(1), "{repair:?}");
+    assert_eq!(run(&policy, &["--once"]).code, Some(0));
+    assert_eq!(fs::read_to_string(&payload).unwrap(), "theirs");
+}
+
+#[test]
 fn a_read_only_remount_is_reported_and_nothing_is_formatted() {
     require_devices!();
     let sandbox = Sandbox::new();

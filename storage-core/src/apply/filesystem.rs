@@ -287,6 +287,19 @@ impl Stage {
             if failure.error.kind() == std::io::ErrorKind::ResourceBusy {
                 return held_elsewhere(&object);
             }
+            // What ext4 and xfs say of a checksum or a structure that is wrong (linux/fs/ext4/ext4.h, fs/xfs/xfs_linux.h).
+            if let Some(nix::libc::EUCLEAN | nix::libc::EBADMSG) = failure.error.raw_os_error() {
+                let tool = match kind {
+                    FilesystemKind::Ext4 => "e2fsck -f",
+                    FilesystemKind::Xfs => "xfs_repair",
+                };
+                return ApplyError::Refused {
+                    object: object.clone(),
+                    act: "mount for a look",
+                    why: format!("its filesystem is damaged: {failure}"),
+                    remedy: format!("see the kernel's log, and repair it with {tool} {object}"),
+                };
+            }
             ApplyError::Io {
                 object: object.clone(),
                 act: "mount for a look",
