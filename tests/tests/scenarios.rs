@@ -134,11 +134,11 @@ fn a_disk_that_refuses_discards_is_prepared_all_the_same_and_the_refusal_is_told
     }
 }
 
-/// What a terminal of 80 columns shows of the command, carriage returns and all.
+/// What a terminal of 100 columns shows of the command, carriage returns and all.
 fn on_a_terminal(mut command: Command) -> (Option<i32>, String) {
     let size = Winsize {
         ws_row: 24,
-        ws_col: 80,
+        ws_col: 100,
         ws_xpixel: 0,
         ws_ypixel: 0,
     };
@@ -179,7 +179,7 @@ fn a_terminal_shows_colours_and_one_line_of_progress_that_is_overwritten() {
     let table = plain.trim_start_matches(['\r', '\x1b', '[', 'K']);
     for line in table.lines().filter(|line| line.contains("Blank")) {
         assert!(
-            line.chars().count() <= 80,
+            line.chars().count() <= 100,
             "wider than the terminal: {line:?}"
         );
     }
@@ -195,7 +195,7 @@ fn a_terminal_shows_colours_and_one_line_of_progress_that_is_overwritten() {
     assert!(
         drawn
             .iter()
-            .all(|part| part.contains('\n') || part.chars().count() < 80),
+            .all(|part| part.contains('\n') || part.chars().count() < 100),
         "a line of progress that would wrap: {shown:?}"
     );
     assert!(shown.contains("mounted /dev/"), "{shown:?}");
