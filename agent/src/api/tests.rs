@@ -341,16 +341,19 @@ async fn the_other_nodes_are_listed_in_pages_and_our_own_is_left_out() {
 
 async fn until(seen: &mut watch::Receiver<Seen<NodeMeta>>, done: impl Fn(&Seen<NodeMeta>) -> bool) {
     let wait = seen.wait_for(|s| done(s));
-    tokio::time::timeout(Duration::from_secs(10), wait)
+    // The pauses between tries are drawn, and several can be long ones.
+    tokio::time::timeout(Duration::from_secs(60), wait)
         .await
         .expect("in time")
         .unwrap();
 }
 
+/// At this version or beyond: a channel shows the last state only, and a pause that is drawn can be next to nothing.
 fn at(version: &'static str) -> impl Fn(&Seen<NodeMeta>) -> bool {
-    move |seen| {
-        seen.present()
-            .is_some_and(|node| node.resource_version == version)
+    let version: u32 = version.parse().unwrap();
+    move |seen| match seen.present() {
+        Some(node) => node.resource_version.parse::<u32>().unwrap() >= version,
+        None => *seen == Seen::Absent,
     }
 }
 
