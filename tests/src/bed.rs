@@ -655,7 +655,8 @@ impl Bed {
         requests
     }
 
-    /// How many patches of the Longhorn Node the agents have sent.
+    /// How many patches of the Longhorn Node the agents have sent, without those that came too late (409): somebody else
+    /// wrote between the agent's read and its patch, as Longhorn does when it likes, and nothing was changed by them.
     #[must_use]
     pub fn longhorn_patches(&self) -> usize {
         let writes = self.writes();
@@ -666,6 +667,7 @@ impl Bed {
                     .as_ref()
                     .is_some_and(|o| o.api_group == "longhorn.io")
             })
+            .filter(|r| r.response_status.as_ref().is_none_or(|s| s.code != 409))
             .count()
     }
 }

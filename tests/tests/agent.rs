@@ -55,6 +55,13 @@ fn names<'a>(disks: impl IntoIterator<Item = &'a LoopDisk>) -> Vec<String> {
     names
 }
 
+/// The approval that the status has for a disk. Events are posted before the status is shown.
+fn approval(bed: &Bed, agent: &Agent, disk: &LoopDisk) -> String {
+    let shown = || agent.disk(disk)["approval"].as_str().map(str::to_owned);
+    bed.until("the approval to be shown", 10, || shown().is_some());
+    shown().expect("as before")
+}
+
 fn mount_point(bed: &Bed, disk: &LoopDisk) -> PathBuf {
     bed.sandbox.mount_root().join(name(disk))
 }
@@ -712,11 +719,10 @@ fn an_approval_is_spent_once_and_one_for_other_content_is_refused() {
     }
     let [wanted, changed] = images.clone().map(|image| LoopDisk::attach(&image));
     let agent = bed.start([&wanted, &changed]);
-    let approval = |disk: &LoopDisk| agent.disk(disk)["approval"].as_str().map(str::to_owned);
     bed.until("both to be refused", 20, || {
         bed.count_events("DiskRefused") == 2
     });
-    let (for_wanted, for_changed) = (approval(&wanted).unwrap(), approval(&changed).unwrap());
+    let [for_wanted, for_changed] = [&wanted, &changed].map(|disk| approval(&bed, &agent, disk));
     let told = bed.events();
     assert!(
         told.iter().any(|(_, note)| note.contains(&for_wanted)),
@@ -732,7 +738,7 @@ fn an_approval_is_spent_once_and_one_for_other_content_is_refused() {
     };
     changed.uevent("change");
     bed.until("the change to be seen", 20, || {
-        approval(&changed).is_some_and(|now| now != for_changed)
+        approval(&bed, &agent, &changed) != for_changed
     });
     let before = hashes([&changed]);
     let both = format!("{for_wanted}, {for_changed}");
@@ -805,7 +811,7 @@ fn an_approval_that_a_policy_of_the_cluster_denies_is_said_and_waits_for_it() {
     let disk = LoopDisk::attach(&image);
     let agent = bed.start([&disk]);
     bed.until("to be refused", 20, || bed.count_events("DiskRefused") == 1);
-    let words = agent.disk(&disk)["approval"].as_str().unwrap().to_owned();
+    let words = approval(&bed, &agent, &disk);
     let before = hashes([&disk]);
     bed.annotate(approve, Some(&words));
     bed.until("the agent to tell of the denial", 20, || {

@@ -353,7 +353,7 @@ fn at(version: &'static str) -> impl Fn(&Seen<NodeMeta>) -> bool {
     let version: u32 = version.parse().unwrap();
     move |seen| match seen.present() {
         Some(node) => node.resource_version.parse::<u32>().unwrap() >= version,
-        None => *seen == Seen::Absent,
+        None => false,
     }
 }
 
@@ -390,7 +390,8 @@ async fn a_watch_that_expires_is_begun_anew_from_a_fresh_read() {
     let follower =
         tokio::spawn(async move { follow(&api, Object::Node, |v| decode_node(&v), &sender).await });
     for version in ["20", "30", "40"] {
-        until(&mut seen, at(version)).await;
+        let there = at(version);
+        until(&mut seen, |s| there(s) || *s == Seen::Absent).await;
     }
     until(&mut seen, |s| *s == Seen::Absent).await;
     follower.abort();
