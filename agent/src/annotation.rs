@@ -12,7 +12,7 @@ use crate::longhorn::{
     DiskConfig, DiskSpec, HostDisk, LiveDisk, Presence, Registration, clean_path, want,
 };
 use crate::names;
-use crate::view::{DiskView, NodeView, Standing};
+use crate::view::{DiskView, NodeView, SHORT, Standing, Told, short_hash};
 
 /// Metadata of the Kubernetes Node, as much of it as is used.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -270,6 +270,10 @@ pub struct Report {
     /// Disks that were left out in shortening.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub left_out: usize,
+    /// By standing, the hashes of keys of disks that were left out, of eight digits and one after the other: what was
+    /// told once is not told again after a restart.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub more_disks: BTreeMap<Standing, String>,
     /// Hashes of problems that were left out: what was told once is not told again after a restart.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more_problems: Vec<String>,
@@ -352,6 +356,14 @@ fn report_at(view: &NodeView, level: u8, most: usize) -> String {
             approve: disk.approval.clone().filter(|_| level < 3),
         })
         .collect();
+    let mut more_disks: BTreeMap<Standing, String> = BTreeMap::new();
+    let without_room = notable.iter().filter(|disk| disk.standing().is_some());
+    for disk in without_room.skip(most).take(MORE_DISKS) {
+        if let Some(standing) = disk.standing() {
+            let hashes = more_disks.entry(standing).or_default();
+            hashes.push_str(&short_hash(disk.key()));
+        }
+    }
     let shown = if level < 3 { 16 } else { 4 };
     let problems = view.problems.iter().take(shown);
     let more = view.problems.iter().skip(shown).take(MORE_PROBLEMS);
@@ -360,6 +372,7 @@ fn report_at(view: &NodeView, level: u8, most: usize) -> String {
         problems: problems.map(|p| cut_problem(p)).collect(),
         more_problems: more.map(|p| hash_problem(p)).collect(),
         left_out: notable.len() - disks.len(),
+        more_disks,
         disks,
         shortened: level,
     };
@@ -384,18 +397,25 @@ fn why(disk: &DiskView) -> Vec<String> {
     }
 }
 
-/// The standings that the report annotation tells of: what was last said of each disk, also before a restart.
+/// What the report annotation tells of disks, as it was last said before a restart.
 #[must_use]
-pub fn told(node: &NodeMeta) -> BTreeMap<String, Standing> {
+pub fn told(node: &NodeMeta) -> Told {
     let text = node.annotations.get(names::REPORT);
     let report: Option<Report> = text.and_then(|text| serde_json::from_str(text).ok());
-    let disks = report.map(|r| r.disks).unwrap_or_default();
-    disks
-        .into_iter()
-        .filter_map(|d| Some((d.key, d.standing?)))
-        .collect()
+    let report = report.unwrap_or_default();
+    let disks = report.disks.into_iter();
+    let more = report.more_disks.iter().flat_map(|(standing, hashes)| {
+        let hashes = hashes.as_bytes().chunks_exact(SHORT);
+        hashes.map(|hash| (String::from_utf8_lossy(hash).into_owned(), *standing))
+    });
+    Told {
+        disks: disks.filter_map(|d| Some((d.key, d.standing?))).collect(),
+        more: more.collect(),
+    }
 }
 
+/// The most hashes of disks in the report: eight of its kilobytes.
+const MORE_DISKS: usize = 1024;
 /// The most hashes of problems in the report: some two kilobytes.
 const MORE_PROBLEMS: usize = 128;
 
@@ -693,11 +713,18 @@ mod tests {
                     view
                 })
                 .collect();
-            let text = report(&node(disks));
+            let view = node(disks);
+            let text = report(&view);
             assert!(text.len() <= REPORT_MAX, "{count}: {}", text.len());
             let report: Report = serde_json::from_str(&text).unwrap();
             assert_eq!(report.disks.len() + report.left_out, count);
             levels.insert(report.shortened);
+            let meta = NodeMeta {
+                annotations: [(names::REPORT.to_owned(), text)].into(),
+                ..NodeMeta::default()
+            };
+            let again = crate::view::transitions(&told(&meta), &view);
+            assert!(count > 1000 || again.is_empty(), "{count}: {}", again.len());
         }
         assert!(levels.contains(&0) && levels.contains(&4), "{levels:?}");
     }

@@ -26,7 +26,7 @@ use crate::longhorn::{
     Absence, Decision, DiskConfig, Input, KnownUuids, LonghornNode, Presence, Registration, decide,
 };
 use crate::names;
-use crate::view::{DiskView, NodeView, Notice, SCHEMA, Standing, standings, transitions};
+use crate::view::{DiskView, NodeView, Notice, SCHEMA, Standing, Told, standings, transitions};
 
 /// What the loop does and does not do.
 #[derive(Debug, Clone)]
@@ -240,7 +240,7 @@ pub struct Agent<C, H> {
     fresh_node: Option<(String, NodeMeta)>,
     fresh_longhorn: Option<(String, LonghornNode)>,
     /// Standings that events were posted for.
-    told: Option<BTreeMap<String, Standing>>,
+    told: Option<Told>,
     told_problems: BTreeSet<String>,
     notices: Vec<Notice>,
     /// Each disk's standing with Longhorn, as last known.
@@ -627,7 +627,8 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         let kind = trouble.label();
         let before = self.rests.get(&action).filter(|rest| rest.kind == kind);
         let failures = before.map_or(0, |rest| rest.failures).saturating_add(1);
-        let pause = trouble.rest(failures).mul_f64(0.75 + draw() / 2.0);
+        // Half as wide as a watch's: what waits for it shall not wait much longer than it must.
+        let pause = trouble.spread_rest(failures, 0.25 + draw() / 2.0);
         tracing::warn!(action = action.words(), %trouble, failures, ?pause, "failed; will be tried again");
         let why = format!("{}: {trouble}", action.words());
         self.rests.insert(
@@ -803,10 +804,11 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         live: &LonghornNode,
     ) -> Decision {
         let seed = annotation::seeded(meta);
-        let told = self.told.iter().flatten();
-        let quarantined: BTreeSet<String> = told
-            .filter(|(_, standing)| **standing == Standing::Quarantined)
-            .map(|(name, _)| name.clone())
+        let told = self.told.as_ref();
+        let names = findings.registrable.iter().map(|disk| disk.name.as_str());
+        let quarantined: BTreeSet<String> = names
+            .filter(|name| told.and_then(|told| told.of(name)) == Some(Standing::Quarantined))
+            .map(ToOwned::to_owned)
             .collect();
         let vanished_off = self.settings.vanished_off;
         let decide_with = |others: Option<&Others>| {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use storage_core::model::VerdictKind;
 
 use crate::longhorn::Registration;
@@ -270,11 +271,39 @@ pub struct Notice {
     pub warning: bool,
 }
 
-/// What has changed since `before` (standing by disk key) and deserves an event.
+/// What was last told of each disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    /// By disk key.
+    pub disks: BTreeMap<String, Standing>,
+    /// By [`short_hash`] of the key, of disks for which the report had no room.
+    pub more: BTreeMap<String, Standing>,
+}
+
+impl Told {
+    /// What was told of the disk with this key.
+    #[must_use]
+    pub fn of(&self, key: &str) -> Option<Standing> {
+        let told = self.disks.get(key);
+        told.or_else(|| self.more.get(&short_hash(key))).copied()
+    }
+}
+
+/// Hexadecimal digits of [`short_hash`].
+pub const SHORT: usize = 8;
+
+/// The first digits of a key's SHA-256.
 #[must_use]
-pub fn transitions(before: &BTreeMap<String, Standing>, now: &NodeView) -> Vec<Notice> {
-    let changed =
-        |disk: &&DiskView| disk.notable && disk.standing() != before.get(disk.key()).copied();
+pub fn short_hash(key: &str) -> String {
+    let digest = Sha256::digest(key.as_bytes());
+    let bytes = digest.iter().take(SHORT / 2);
+    bytes.map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What has changed since `before` and deserves an event.
+#[must_use]
+pub fn transitions(before: &Told, now: &NodeView) -> Vec<Notice> {
+    let changed = |disk: &&DiskView| disk.notable && disk.standing() != before.of(disk.key());
     let disks = now.disks.iter().filter(changed);
     disks
         .filter_map(|disk| {
@@ -289,13 +318,16 @@ pub fn transitions(before: &BTreeMap<String, Standing>, now: &NodeView) -> Vec<N
         .collect()
 }
 
-/// Standing by disk key, as [`transitions`] compares it.
+/// What is told with this view, as [`transitions`] compares it.
 #[must_use]
-pub fn standings(view: &NodeView) -> BTreeMap<String, Standing> {
+pub fn standings(view: &NodeView) -> Told {
     let notable = view.disks.iter().filter(|d| d.notable);
-    notable
-        .filter_map(|d| Some((d.key().to_owned(), d.standing()?)))
-        .collect()
+    Told {
+        disks: notable
+            .filter_map(|d| Some((d.key().to_owned(), d.standing()?)))
+            .collect(),
+        more: BTreeMap::new(),
+    }
 }
 
 #[cfg(test)]
@@ -340,7 +372,7 @@ pub(crate) mod tests {
         let mut view = node(vec![disk("sdb", VerdictKind::Ours)]);
         view.disks[0].name = Some("sdb1".into());
         view.disks[0].path = Some("/mnt/longhorn/sdb1".into());
-        let mut before = BTreeMap::new();
+        let mut before = Told::default();
         let mut told = Vec::new();
         let registered = Registration::Registered {
             ready: None,
@@ -388,7 +420,7 @@ pub(crate) mod tests {
         let mut view = node(vec![disk("sdb", VerdictKind::Foreign)]);
         view.disks[0].reasons = vec!["holds an ext4 filesystem".into()];
         view.disks[0].approval = Some("serial-X@0123456789abcdef01234567".into());
-        let notices = transitions(&BTreeMap::new(), &view);
+        let notices = transitions(&Told::default(), &view);
         assert_eq!(reasons(&notices), ["DiskRefused"]);
         assert!(notices[0].note.contains("ext4") && notices[0].note.contains("serial-X@0123"));
     }
@@ -398,6 +430,6 @@ pub(crate) mod tests {
         let mut volume = disk("sdz", VerdictKind::Foreign);
         volume.notable = false;
         let view = node(vec![disk("sda", VerdictKind::System), volume]);
-        assert!(transitions(&BTreeMap::new(), &view).is_empty());
+        assert!(transitions(&Told::default(), &view).is_empty());
     }
 }

@@ -313,7 +313,8 @@ async fn twenty_four_quiet_hours_cost_no_write_and_a_few_reads() {
             .len(),
         3
     );
-    let onboarding = server.taken();
+    let mut onboarding = taken;
+    onboarding.extend(server.taken());
     let writes = |requests: &[String]| {
         requests
             .iter()

@@ -244,10 +244,9 @@ fn no_page_is_wider_than_its_window_and_no_text_becomes_markup() {
         ("hostile", hostile(), &[]),
     ] {
         let html = render(&view, not_ready).unwrap();
-        let looks = WIDTHS
-            .map(|width| (width, false))
+        let looks = [false, true]
             .into_iter()
-            .chain([(820, true)]);
+            .flat_map(|dark| WIDTHS.map(|width| (width, dark)));
         for (width, dark) in looks {
             std::fs::write(folder.path().join("page.html"), format!("{html}{MEASURE}")).unwrap();
             let frame = FRAME.replace("WIDTH", &width.to_string());

@@ -97,6 +97,7 @@ fn the_documented_fields_are_those_that_are_shown() {
         disks: vec![],
         shortened: 4,
         left_out: 1,
+        more_disks: [(Standing::Refused, reason())].into(),
         more_problems: vec![reason()],
     };
     let line = ReportDisk {

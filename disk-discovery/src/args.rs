@@ -78,13 +78,14 @@ pub enum LogFormat {
 }
 
 /// How much is logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum LogLevel {
     /// Errors.
     Error,
     /// Warnings, too.
     Warn,
     /// What is done, too.
+    #[default]
     Info,
     /// What is decided, too.
     Debug,
@@ -120,7 +121,7 @@ pub struct Cli {
     #[arg(long)]
     pub print_config: bool,
     /// End with status 2 when --dry-run finds something to do
-    #[arg(long, requires = "dry_run")]
+    #[arg(long, requires = "dry_run", conflicts_with_all = ["once", "print_config"])]
     pub exit_code: bool,
     /// Form of the output
     #[arg(
@@ -155,16 +156,17 @@ pub struct Cli {
         global = true
     )]
     pub log_format: LogFormat,
-    /// How much is logged [default: info; warn where only shown]
+    /// How much is logged
     #[arg(
         long,
         value_enum,
         value_name = "LEVEL",
+        default_value_t,
         env = "DISK_DISCOVERY_LOG_LEVEL",
         hide_env = true,
         global = true
     )]
-    pub log_level: Option<LogLevel>,
+    pub log_level: LogLevel,
     /// Settings.
     #[command(flatten)]
     pub settings: Settings,
@@ -288,7 +290,14 @@ pub fn one_line(error: &clap::Error) -> String {
             break;
         }
         if !line.is_empty() && !line.starts_with("For more information") {
-            parts.push(line.trim_matches(['[', ']']).to_owned());
+            let line = line.trim_matches(['[', ']']);
+            match parts.last_mut().filter(|before| before.ends_with(':')) {
+                Some(before) => {
+                    before.push(' ');
+                    before.push_str(line);
+                }
+                None => parts.push(line.to_owned()),
+            }
         }
     }
     parts.push("see --help".to_owned());
@@ -338,5 +347,30 @@ mod tests {
             said.contains("'--dry-run'") && !said.contains('\n'),
             "{said}"
         );
+        let error = Cli::try_parse_from(["disk-discovery", "explain"]).unwrap_err();
+        assert_eq!(
+            one_line(&error),
+            "arguments: the following required arguments were not provided: <DEVICE>; see --help"
+        );
+    }
+
+    #[test]
+    fn an_exit_status_for_programs_is_of_a_dry_run_alone() {
+        let said = |line: &[&str]| {
+            let words = ["disk-discovery", "--exit-code"].iter().chain(line);
+            one_line(&Cli::try_parse_from(words).unwrap_err())
+        };
+        assert_eq!(
+            said(&[]),
+            "arguments: the following required arguments were not provided: --dry-run; see --help"
+        );
+        for other in ["--once", "--print-config"] {
+            assert_eq!(
+                said(&[other]),
+                format!(
+                    "arguments: the argument '--exit-code' cannot be used with '{other}'; see --help"
+                )
+            );
+        }
     }
 }

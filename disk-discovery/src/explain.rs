@@ -25,7 +25,11 @@ fn concerns(note: &ReasonReport, disk: &DiskReport) -> bool {
     note.text.split_whitespace().any(|word| {
         let word = word.trim_end_matches([',', ':', ';']);
         let file = word.rsplit_once('/').map(|(_, file)| file);
-        word == disk.dev || (file.is_some() && file == disk.name.as_deref())
+        let mut mounted = disk.partitions.iter().flat_map(|p| &p.mount_points);
+        word == disk.dev
+            || (file.is_some() && file == disk.name.as_deref())
+            || mounted.any(|point| point == word)
+            || disk.mount_points.iter().any(|point| point == word)
     })
 }
 
@@ -489,5 +493,9 @@ mod tests {
             "{shown}"
         );
         assert!(shown.contains("umount /mnt/longhorn/sdb1"), "{shown}");
+        // A disk without a name of ours, by where it is mounted.
+        report.disks[0].name = None;
+        report.disks[0].mount_points = vec!["/mnt/longhorn/sdb1".to_owned()];
+        assert!(render(&report, Style::PLAIN).contains("stale mount"));
     }
 }

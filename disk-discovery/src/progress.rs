@@ -16,7 +16,11 @@ pub struct Show {
     state: Mutex<State>,
 }
 
+/// Between two lines of a log about how far the proof of a device is; a quick one has none.
+const LOG_EVERY: Duration = Duration::from_secs(30);
+
 struct State {
+    logged: BTreeMap<String, Instant>,
     doing: BTreeMap<String, String>,
     drawn: Option<Instant>,
     dirty: bool,
@@ -28,6 +32,7 @@ impl Show {
         Self {
             terminal: std::io::stderr().is_terminal() && !logs_json,
             state: Mutex::new(State {
+                logged: BTreeMap::new(),
                 doing: BTreeMap::new(),
                 drawn: None,
                 dirty: false,
@@ -63,6 +68,16 @@ impl Show {
 }
 
 impl State {
+    /// Whether a log gets another line about how far the proof of a device is.
+    fn is_due(&mut self, device: &str, now: Instant) -> bool {
+        let last = *self.logged.entry(device.to_owned()).or_insert(now);
+        let due = now.duration_since(last) >= LOG_EVERY;
+        if due {
+            self.logged.insert(device.to_owned(), now);
+        }
+        due
+    }
+
     fn draw(&mut self, force: bool) {
         let soon = self
             .drawn
@@ -108,7 +123,14 @@ impl Progress for Show {
                 total,
             } => {
                 let percent = done.saturating_mul(100) / (*total).max(1);
-                self.doing(device.as_str(), format!("proving blank {percent}%"), false);
+                if self.terminal {
+                    self.doing(device.as_str(), format!("proving blank {percent}%"), false);
+                    return;
+                }
+                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                if state.is_due(device.as_str(), Instant::now()) {
+                    tracing::info!(%device, percent, bytes = done, of = total, "proving blank");
+                }
             }
             Event::StepStarted { device, name, step } if self.terminal => {
                 self.doing(device.as_str(), format!("{step} ({name})"), true);
@@ -162,5 +184,21 @@ impl Progress for Show {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_proof_gets_a_line_in_half_a_minute_and_a_quick_one_none() {
+        let mut state = Show::new(true).state.into_inner().unwrap();
+        let start = Instant::now();
+        let mut due =
+            |device: &str, seconds| state.is_due(device, start + Duration::from_secs(seconds));
+        let said: Vec<u64> = (0..100).filter(|s| due("sda", *s)).collect();
+        assert_eq!(said, [30, 60, 90]);
+        assert!(!due("sdb", 100), "each device has its own time");
     }
 }

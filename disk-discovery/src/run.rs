@@ -1,7 +1,7 @@
 //! From arguments to exit status.
 
 use std::ffi::OsString;
-use std::io::{BufWriter, ErrorKind, IsTerminal, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -14,10 +14,10 @@ use storage_core::model::Policy;
 use storage_core::observe::Observer;
 use storage_core::observe::dump::{open_dump, write_dump};
 use storage_core::pipeline::{Survey, survey};
-use storage_core::progress::{Progress, Silent};
+use storage_core::progress::Progress;
 use storage_core::report::{Detail, NodeReport, Producer, report, report_one};
 
-use crate::args::{Cli, Form, LogFormat, LogLevel, Output, one_line};
+use crate::args::{Cli, Form, LogFormat, Output, one_line};
 use crate::config::{self, Config, Origin, Sources};
 use crate::error::Failure;
 use crate::progress::Show;
@@ -117,13 +117,7 @@ fn run(cli: &Cli) -> Result<u8, Failure> {
         }
         _ => {}
     }
-    let looks = cli.dry_run || cli.print_config || cli.command.is_some();
-    let level = cli.log_level.unwrap_or(if looks {
-        LogLevel::Warn
-    } else {
-        LogLevel::Info
-    });
-    logging::start(cli.log_format, level, cli.color);
+    logging::start(cli.log_format, cli.log_level, cli.color);
     let dumped = cli
         .sysroot
         .as_deref()
@@ -271,15 +265,10 @@ fn show(
 }
 
 fn watched<T>(cli: &Cli, work: impl FnOnce(&dyn Progress) -> T) -> T {
-    let json = cli.log_format == LogFormat::Json;
-    if cli.once || std::io::stderr().is_terminal() {
-        let progress = Show::new(json);
-        let result = work(&progress);
-        progress.finish();
-        result
-    } else {
-        work(&Silent)
-    }
+    let progress = Show::new(cli.log_format == LogFormat::Json);
+    let result = work(&progress);
+    progress.finish();
+    result
 }
 
 fn detail(cli: &Cli) -> Detail {

@@ -34,7 +34,7 @@ complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l config -d
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l sysroot -d 'Read a dump made by `dump` instead of this host' -r -f -a "(__fish_complete_directories)"
 complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l log-format -d 'Form of the log on standard error' -r -f -a "text\t'Lines for people'
 json\t'One JSON object per line'"
-complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l log-level -d 'How much is logged [default: info; warn where only shown]' -r -f -a "error\t'Errors'
+complete -c disk-discovery -n "__fish_disk_discovery_needs_command" -l log-level -d 'How much is logged' -r -f -a "error\t'Errors'
 warn\t'Warnings, too'
 info\t'What is done, too'
 debug\t'What is decided, too'
@@ -101,7 +101,7 @@ complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l sysroot -d 'Read a dump made by `dump` instead of this host' -r -f -a "(__fish_complete_directories)"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l log-format -d 'Form of the log on standard error' -r -f -a "text\t'Lines for people'
 json\t'One JSON object per line'"
-complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l log-level -d 'How much is logged [default: info; warn where only shown]' -r -f -a "error\t'Errors'
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand explain" -l log-level -d 'How much is logged' -r -f -a "error\t'Errors'
 warn\t'Warnings, too'
 info\t'What is done, too'
 debug\t'What is decided, too'
@@ -159,7 +159,7 @@ complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l c
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l sysroot -d 'Read a dump made by `dump` instead of this host' -r -f -a "(__fish_complete_directories)"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l log-format -d 'Form of the log on standard error' -r -f -a "text\t'Lines for people'
 json\t'One JSON object per line'"
-complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l log-level -d 'How much is logged [default: info; warn where only shown]' -r -f -a "error\t'Errors'
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand dump" -l log-level -d 'How much is logged' -r -f -a "error\t'Errors'
 warn\t'Warnings, too'
 info\t'What is done, too'
 debug\t'What is decided, too'
@@ -218,7 +218,7 @@ complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completion
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l sysroot -d 'Read a dump made by `dump` instead of this host' -r -f -a "(__fish_complete_directories)"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l log-format -d 'Form of the log on standard error' -r -f -a "text\t'Lines for people'
 json\t'One JSON object per line'"
-complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l log-level -d 'How much is logged [default: info; warn where only shown]' -r -f -a "error\t'Errors'
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand completions" -l log-level -d 'How much is logged' -r -f -a "error\t'Errors'
 warn\t'Warnings, too'
 info\t'What is done, too'
 debug\t'What is decided, too'
@@ -276,7 +276,7 @@ complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l co
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l sysroot -d 'Read a dump made by `dump` instead of this host' -r -f -a "(__fish_complete_directories)"
 complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l log-format -d 'Form of the log on standard error' -r -f -a "text\t'Lines for people'
 json\t'One JSON object per line'"
-complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l log-level -d 'How much is logged [default: info; warn where only shown]' -r -f -a "error\t'Errors'
+complete -c disk-discovery -n "__fish_disk_discovery_using_subcommand man" -l log-level -d 'How much is logged' -r -f -a "error\t'Errors'
 warn\t'Warnings, too'
 info\t'What is done, too'
 debug\t'What is decided, too'

@@ -63,9 +63,12 @@
 
 pub mod apply;
 pub mod classify;
+mod exclusive;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod host;
+#[cfg(test)]
+mod loops;
 pub mod model;
 pub mod observe;
 pub mod ondisk;

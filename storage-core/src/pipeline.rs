@@ -18,7 +18,7 @@ pub struct Survey {
 }
 
 /// One pass: observe, classify, prove blankness of what every cheaper rule let through, read what an approval would
-/// be given for where one comes into question, classify again, plan. Writes nothing.
+/// be given for where one comes into question, ask who holds what is approved, classify again, plan. Writes nothing.
 #[must_use]
 pub fn survey(observer: &mut Observer, policy: &Policy, progress: &dyn Progress) -> Survey {
     let mut observation = observer.observe(policy);
@@ -31,6 +31,12 @@ pub fn survey(observer: &mut Observer, policy: &Policy, progress: &dyn Progress)
     let approvable: Vec<KernelName> = classification.needing_samples().cloned().collect();
     if !approvable.is_empty() {
         observer.sample(&mut observation, &approvable, policy, progress);
+        classification = classify(&observation, policy);
+    }
+    // For the moment that it takes, nobody else could open it so: asked of nobody's disk but one that is to be overwritten.
+    let approved: Vec<KernelName> = classification.approved().cloned().collect();
+    if !approved.is_empty() {
+        observer.ask_exclusive(&mut observation, &approved, policy, progress);
         classification = classify(&observation, policy);
     }
     let plan = plan(&observation, &classification, policy);

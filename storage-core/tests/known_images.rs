@@ -751,7 +751,10 @@ impl Loop {
             .output()
             .unwrap();
         assert!(output.status.success(), "{output:?}");
-        Self(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+        let node = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        // A number that was used before may still have that one's partitions.
+        Command::new("partx").args(["-d", &node]).output().unwrap();
+        Self(node)
     }
 }
 

@@ -146,6 +146,11 @@ async fn an_answer_that_asks_for_too_much_patience_ends_the_call() {
     assert_eq!(trouble, Trouble::Throttled(Some(Duration::from_secs(3600))));
     assert_eq!(trouble.rest(1), Duration::from_secs(3600));
     assert_eq!(script.seen.lock().unwrap().len(), 1);
+    // No more than that is believed, whatever is asked for.
+    let for_ever = u64::MAX.to_string().leak();
+    let throttled = Answer::Is(429, vec![("retry-after", for_ever)], String::new());
+    let (api, _) = bed(vec![throttled]).await;
+    assert_eq!(api.get(Object::Node).await.unwrap_err(), trouble);
 }
 
 #[tokio::test]

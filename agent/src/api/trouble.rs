@@ -7,6 +7,9 @@ use http::HeaderMap;
 use http::header::RETRY_AFTER;
 use kube::core::response::Status;
 
+/// The longest `Retry-After` that is believed: a mistaken one must not silence a node for days.
+const LONGEST_ASKED: Duration = Duration::from_secs(3600);
+
 /// Why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
@@ -84,7 +87,8 @@ impl Trouble {
                 let body = details
                     .map(|d| u64::from(d.retry_after_seconds))
                     .filter(|s| *s > 0);
-                Self::Throttled(asked.or(body).map(Duration::from_secs))
+                let asked = asked.or(body).map(Duration::from_secs);
+                Self::Throttled(asked.map(|asked: Duration| asked.min(LONGEST_ASKED)))
             }
             500.. => Self::Server(code, text),
             _ => Self::Invalid(code, text),

@@ -537,6 +537,26 @@ async fn troubles_are_survived_without_a_hot_loop() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_asks_for_patience_is_never_asked_before_that_is_over() {
+    let mut bed = Bed::new(&["sdb1"]);
+    let asked = Trouble::Throttled(Some(Duration::from_secs(30)));
+    bed.trouble("patch-longhorn", &vec![asked; 12]);
+    bed.start();
+    bed.show_both();
+    let mut times = Vec::new();
+    for second in 0..1000 {
+        secs(1).await;
+        if bed.count("patch-longhorn") > times.len() {
+            times.push(second);
+        }
+    }
+    assert_eq!(times.len(), 13, "{times:?}");
+    let pauses: Vec<i32> = times.windows(2).map(|two| two[1] - two[0]).collect();
+    assert!(pauses.iter().all(|pause| *pause >= 30), "{pauses:?}");
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_is_back_for_the_watch_is_asked_at_once_for_what_rested() {
     let mut bed = Bed::new(&["sdb1"]);
     let away = Trouble::Unreachable("refused".into());

@@ -5,7 +5,9 @@
 //! process is killed, the kernel kills the tool.
 
 use std::fmt;
+use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -18,6 +20,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use super::Retry;
+use crate::exclusive::no_process_starts;
 use crate::sys;
 
 /// Where tools are looked for, in this order.
@@ -167,20 +170,49 @@ pub fn run(
     limit: Duration,
     beat: &mut dyn FnMut(Duration, &str) -> bool,
 ) -> Result<Printed, ToolError> {
-    let path = tool.find()?;
-    run_path(&path, args, limit, beat)
+    run_path(&tool.find()?, args, None, limit, beat)
+}
+
+/// The same for a tool that works on `device`, which `args` name by its node: it gets the open device in its place. A
+/// node may be gone when the tool comes to open it, and mke2fs, told a size, then makes a file there (e2fsprogs 1.47).
+///
+/// # Errors
+/// As [`run`], in words that name the node.
+pub fn run_on(
+    device: Device<'_>,
+    tool: Tool,
+    args: &[&str],
+    limit: Duration,
+    beat: &mut dyn FnMut(Duration, &str) -> bool,
+) -> Result<Printed, ToolError> {
+    run_path(&tool.find()?, args, Some(device), limit, beat)
+}
+
+/// A device that is open, and the node by which people know it.
+#[derive(Debug, Clone, Copy)]
+pub struct Device<'a> {
+    /// Open for reading; a tool opens it again as it needs.
+    pub file: &'a File,
+    /// Its node.
+    pub node: &'a str,
 }
 
 fn run_path(
     path: &Path,
     args: &[&str],
+    device: Option<Device<'_>>,
     limit: Duration,
     beat: &mut dyn FnMut(Duration, &str) -> bool,
 ) -> Result<Printed, ToolError> {
     let shown = Shown(path, args).to_string();
     let mut command = Command::new(path);
+    let handed = device.map(|device| format!("/proc/self/fd/{}", device.file.as_raw_fd()));
+    let names = device.map(|d| d.node).zip(handed.as_deref());
     command
-        .args(args)
+        .args(args.iter().map(|arg| match names {
+            Some((node, handed)) if *arg == node => handed,
+            _ => arg,
+        }))
         .env_clear()
         .env("LC_ALL", "C")
         .env("PATH", PATH)
@@ -190,13 +222,16 @@ fn run_path(
         .stderr(Stdio::piped())
         .process_group(0);
     sys::die_with_parent(&mut command);
+    if let Some(device) = device {
+        sys::hand_down(&mut command, device.file);
+    }
     let start = |source| ToolError::Start {
         command: shown.clone(),
         source,
     };
     let began = Instant::now();
     let mut child = {
-        let _one = super::lock::no_process_starts();
+        let _one = no_process_starts();
         command.spawn().map_err(start)?
     };
     let output = Stream::collect(child.stdout.take(), End::First);
@@ -215,10 +250,14 @@ fn run_path(
     let stdout = output.finish();
     let stderr = errors.finish();
     if !status.success() {
+        let mut said = format!("{} {}", stdout.text, stderr.text);
+        if let Some((node, handed)) = names {
+            said = said.replace(handed, node);
+        }
         return Err(ToolError::Failed {
             command: shown,
             end: end(status),
-            said: one_line(&format!("{} {}", stdout.text, stderr.text)),
+            said: one_line(&said),
         });
     }
     Ok(Printed {
@@ -386,9 +425,13 @@ mod tests {
     use super::*;
 
     fn sh(script: &str, limit: Duration) -> Result<Printed, ToolError> {
-        run_path(Path::new("/bin/sh"), &["-c", script], limit, &mut |_, _| {
-            true
-        })
+        run_path(
+            Path::new("/bin/sh"),
+            &["-c", script],
+            None,
+            limit,
+            &mut |_, _| true,
+        )
     }
 
     #[test]

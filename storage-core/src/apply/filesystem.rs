@@ -51,7 +51,7 @@ pub(super) struct Target {
 
 impl Target {
     pub(super) fn open(&self) -> Result<File, ApplyError> {
-        open_node(&self.node, self.dev, false, false)
+        open_node(&self.node, self.dev, false)
     }
 }
 
@@ -63,7 +63,7 @@ pub(super) fn discard(
     record: &RecordBlock,
     beat: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Option<String>, ApplyError> {
-    let device = open_node(&target.node, target.dev, true, false)?;
+    let device = open_node(&target.node, target.dev, true)?;
     let mut done = 0;
     while done < record.length {
         let part = DISCARD_PART.min(record.length - done);
@@ -86,9 +86,21 @@ pub(super) fn make(
     again: bool,
     beat: &mut dyn FnMut(Duration, &str) -> bool,
 ) -> Result<(), ApplyError> {
-    let (tool, args) = mkfs(&target.node.display().to_string(), record, again);
+    run_mkfs(&target.node, &target.open()?, record, again, beat)
+}
+
+fn run_mkfs(
+    node: &Path,
+    file: &File,
+    record: &RecordBlock,
+    again: bool,
+    beat: &mut dyn FnMut(Duration, &str) -> bool,
+) -> Result<(), ApplyError> {
+    let node = node.display().to_string();
+    let (tool, args) = mkfs(&node, record, again);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    exec::run(tool, &args, mkfs_limit(record.length), beat)?;
+    let device = exec::Device { file, node: &node };
+    exec::run_on(device, tool, &args, mkfs_limit(record.length), beat)?;
     Ok(())
 }
 
@@ -547,6 +559,45 @@ mod tests {
             // mkfs.xfs opens exclusively, forced or not; -f is only about signatures: our own, half made.
             assert_eq!(args.iter().any(|arg| arg == "-f"), again, "{args:?}");
         }
+    }
+
+    /// mke2fs makes a file where it finds none. In the place of a node it would keep the kernel from making the node when
+    /// the disk is back.
+    #[test]
+    fn a_filesystem_is_made_on_the_open_device_and_no_file_where_its_node_was() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let node = dir.path().join("sdb1");
+        let mut record = record(Layout::Gpt, 400 << 20, 512);
+        for filesystem in [FilesystemKind::Ext4, FilesystemKind::Xfs] {
+            record.filesystem = filesystem;
+            let file = File::create_new(&node).unwrap();
+            file.set_len(record.length).unwrap();
+            let device = File::open(&node).unwrap();
+            std::fs::remove_file(&node).unwrap();
+            run_mkfs(&node, &device, &record, false, &mut |_, _| true).unwrap();
+            assert!(node.symlink_metadata().is_err(), "{filesystem:?}");
+            let mut block = [0; 4096];
+            device.read_exact_at(&mut block, 0).unwrap();
+            let made = superblock_uuid(&block, filesystem);
+            assert_eq!(made, Some(record.filesystem_uuid()), "{filesystem:?}");
+        }
+    }
+
+    #[test]
+    fn what_mkfs_says_names_the_node() {
+        let record = record(Layout::Gpt, 400 << 20, 512);
+        let null = File::open("/dev/null").unwrap();
+        let made = run_mkfs(
+            Path::new("/dev/sdb1"),
+            &null,
+            &record,
+            false,
+            &mut |_, _| true,
+        );
+        let said = made.unwrap_err().to_string();
+        let (_, by_mkfs) = said.split_once("exit").unwrap();
+        assert!(by_mkfs.contains("/dev/sdb1"), "{said}");
+        assert!(!said.contains("/proc/self"), "{said}");
     }
 
     #[test]

@@ -4,13 +4,13 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::libc;
 
 use super::error::ApplyError;
+use crate::exclusive::{ExclusiveFile, is_taken};
 use crate::host::HostRoot;
 use crate::model::{BlockDevice, DevNum, KernelName};
 use crate::observe::read::ReadAt;
@@ -148,7 +148,7 @@ impl Locked {
         writable: bool,
     ) -> Result<Self, ApplyError> {
         let node = host.dev.join(device.dev_path());
-        let file = open_node(&node, dev, writable, false)?;
+        let file = open_node(&node, dev, writable)?;
         let began = Instant::now();
         let mut pause = Duration::from_millis(2);
         loop {
@@ -255,58 +255,49 @@ impl ReadAt for Locked {
     }
 }
 
-/// Held while a process is started, and while a device that is open exclusively is closed: between fork and exec a
-/// new process has every descriptor of this one, and would keep the device from whoever is to have it next.
-static STARTING: Mutex<()> = Mutex::new(());
-
-/// No process of ours is between fork and exec while this is held.
-pub(super) fn no_process_starts() -> MutexGuard<'static, ()> {
-    STARTING.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A device that is open exclusively (`O_EXCL`). Dropped, it is free: no process that we start keeps it.
+/// A device that is open exclusively, for as long as it is kept.
 #[derive(Debug)]
-pub(super) struct Exclusive(Option<File>);
+pub(super) struct Claim(
+    // Dropping it lets the device go.
+    #[expect(dead_code)] ExclusiveFile,
+);
 
-impl Exclusive {
-    /// Opens it, if nobody has it so.
-    pub(super) fn open(node: &Path, dev: DevNum) -> Result<Self, ApplyError> {
-        open_node(node, dev, false, true).map(|file| Self(Some(file)))
-    }
-}
-
-impl Drop for Exclusive {
-    fn drop(&mut self) {
-        let _none = no_process_starts();
-        self.0 = None;
+impl Claim {
+    /// Opens it exclusively, if nobody has it so.
+    pub(super) fn take(node: &Path, dev: DevNum) -> Result<Self, ApplyError> {
+        let held = ExclusiveFile::open(|| open_with(node, false, libc::O_EXCL));
+        let held = held.map_err(|source| {
+            if is_taken(&source) {
+                return ApplyError::Busy {
+                    object: node.display().to_string(),
+                    what: "the kernel refuses to open it exclusively".to_owned(),
+                };
+            }
+            ApplyError::io(node.display(), "open")(source)
+        })?;
+        is_device(held.file(), node, dev)?;
+        Ok(Self(held))
     }
 }
 
 /// Opens a device node and makes sure that it is the device meant.
-pub(super) fn open_node(
-    node: &Path,
-    dev: DevNum,
-    writable: bool,
-    exclusive: bool,
-) -> Result<File, ApplyError> {
-    let mut flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    if exclusive {
-        flags |= libc::O_EXCL;
-    }
-    let file = OpenOptions::new()
+pub(super) fn open_node(node: &Path, dev: DevNum, writable: bool) -> Result<File, ApplyError> {
+    let file = open_with(node, writable, 0).map_err(ApplyError::io(node.display(), "open"))?;
+    is_device(&file, node, dev)?;
+    Ok(file)
+}
+
+fn open_with(node: &Path, writable: bool, more: i32) -> std::io::Result<File> {
+    OpenOptions::new()
         .read(true)
         .write(writable)
-        .custom_flags(flags)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | more)
         .open(node)
-        .map_err(|source| match source.raw_os_error() {
-            Some(libc::EBUSY) => ApplyError::Busy {
-                object: node.display().to_string(),
-                what: "the kernel refuses to open it exclusively".to_owned(),
-            },
-            _ => ApplyError::io(node.display(), "open")(source),
-        })?;
+}
+
+fn is_device(file: &File, node: &Path, dev: DevNum) -> Result<(), ApplyError> {
     let found =
-        sys::block_device_number(&file).map_err(ApplyError::io(node.display(), "look at"))?;
+        sys::block_device_number(file).map_err(ApplyError::io(node.display(), "look at"))?;
     if found != Some(dev) {
         return Err(ApplyError::Changed {
             object: node.display().to_string(),
@@ -316,5 +307,5 @@ pub(super) fn open_node(
             },
         });
     }
-    Ok(file)
+    Ok(())
 }

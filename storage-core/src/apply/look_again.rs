@@ -43,7 +43,7 @@ use serde::Deserialize;
 
 use super::error::ApplyError;
 use super::exec::{self, Tool};
-use super::lock::{Exclusive, Locked};
+use super::lock::{Claim, Locked};
 use super::watch::Watch;
 use crate::host::HostRoot;
 use crate::model::{
@@ -98,7 +98,7 @@ pub(super) struct Clearance<'l> {
     seen: BlockDevice,
     /// The disk, open exclusively: while it is, the kernel gives neither it nor a partition of it to anybody
     /// else who asks for it exclusively (mounts, holders, swap, tools).
-    hold: Option<Exclusive>,
+    hold: Option<Claim>,
 }
 
 impl<'l> Clearance<'l> {
@@ -646,7 +646,7 @@ fn exclusive(
     observation: &Observation,
     disk: &BlockDevice,
     locked: &Locked,
-) -> Result<Exclusive, ApplyError> {
+) -> Result<Claim, ApplyError> {
     for name in &disk.partitions {
         let Some(partition) = observation.devices.get(name) else {
             return Err(ApplyError::Changed {
@@ -655,9 +655,9 @@ fn exclusive(
             });
         };
         let node: PathBuf = host.dev.join(name.dev_path());
-        drop(Exclusive::open(&node, partition.dev)?);
+        drop(Claim::take(&node, partition.dev)?);
     }
-    Exclusive::open(locked.node(), locked.dev())
+    Claim::take(locked.node(), locked.dev())
 }
 
 /// Runs the proof of blankness on the locked disk.
@@ -885,7 +885,7 @@ pub(super) fn wait_until_free(
 ) -> Result<(), ApplyError> {
     let began = std::time::Instant::now();
     loop {
-        match Exclusive::open(node, dev) {
+        match Claim::take(node, dev) {
             Ok(_) => return Ok(()),
             Err(ApplyError::Busy { .. }) if began.elapsed() < limit => {
                 std::thread::sleep(Duration::from_millis(10));

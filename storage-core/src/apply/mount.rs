@@ -16,7 +16,7 @@ use sys_mount::{Mount as SysMount, MountFlags};
 use super::error::ApplyError;
 use super::filesystem::{Target, held_elsewhere};
 use crate::host::HostRoot;
-use crate::model::{DevNum, FilesystemKind, Mount, Policy};
+use crate::model::{DevNum, FilesystemKind, Mount, Policy, Retry};
 use crate::observe::mounts::{may_hold_mount_root, mount_root_filesystems, parse_mountinfo};
 use crate::persist::FIXED_OPTIONS;
 use crate::sys;
@@ -34,6 +34,14 @@ pub enum MountOptionError {
     /// We cannot set it.
     #[error("mount option {0:?} is not supported")]
     NotSupported(String),
+}
+
+impl MountOptionError {
+    /// Whether it makes sense to try again.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        Retry::AfterChange
+    }
 }
 
 /// The operator's mount options, checked and sorted by who reads them.

@@ -1,13 +1,17 @@
 //! What a second look that differs does, on a real loop device with looks that lie. The whole way of a disk is
 //! in `tests/apply.rs`.
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use nix::libc;
+
 use super::look_again::{Eyes, Fresh};
 use super::*;
+use crate::loops::{attach, detach, output};
 use crate::model::{
     Approval, Classification, DiskId, FilesystemKind, Layout, Observation, Own, Selector,
     SelectorRule, Transport, UdevHint, Verdict, VerdictKind,
@@ -117,13 +121,7 @@ impl Disk {
             .unwrap()
             .set_len(64 << 20)
             .unwrap();
-        let out = Command::new("losetup")
-            .args(["--find", "--show"])
-            .arg(&image)
-            .output()
-            .unwrap();
-        assert!(out.status.success(), "{out:?}");
-        let node = String::from_utf8(out.stdout).unwrap().trim().to_owned();
+        let node = attach(&image);
         let mut host = HostRoot::live();
         host.run = dir.path().join("run");
         let mut policy = Policy::new("n");
@@ -182,19 +180,12 @@ impl Drop for Disk {
     fn drop(&mut self) {
         let point = self.policy.mount_root.join("sdx");
         if self.is_mounted() {
-            Command::new("umount").arg(&point).status().unwrap();
+            output(Command::new("umount").arg(&point)).unwrap();
         }
         if Path::new(&point).exists() {
-            Command::new("chattr")
-                .arg("-i")
-                .arg(&point)
-                .status()
-                .unwrap();
+            output(Command::new("chattr").arg("-i").arg(&point)).unwrap();
         }
-        Command::new("losetup")
-            .args(["-d", &self.node])
-            .status()
-            .unwrap();
+        detach(&self.node);
     }
 }
 
@@ -344,6 +335,8 @@ fn what_udev_says_of_the_old_content_does_not_stop_an_approved_overwrite() {
     let (seen, judged) = look(&policy);
     let mut plan = crate::plan::plan(&seen, &judged, &policy);
     plan.disks.retain(|d| d.device == device);
+    let verdict = &judged.verdicts[&device];
+    assert_eq!(plan.disks.len(), 1, "{verdict:#?} {:#?}", plan.refused);
     plan.disks[0].steps.retain(|s| s.id() != "mount");
     let outcomes = run(
         &plan,
@@ -375,8 +368,18 @@ fn a_device_that_was_held_is_free_at_once_while_processes_are_started() {
                 }
             });
         }
+        // Opened without the patience of a claim.
+        let open = || {
+            std::fs::OpenOptions::new()
+                .read(true)
+                .custom_flags(libc::O_EXCL)
+                .open(node)
+        };
         let busy = (0..300)
-            .filter(|_| lock::Exclusive::open(node, dev).is_err())
+            .filter(|_| {
+                drop(lock::Claim::take(node, dev).unwrap());
+                open().is_err()
+            })
             .count();
         over.store(true, Ordering::SeqCst);
         assert_eq!(busy, 0, "of 300 times it was not free after it was let go");

@@ -3,7 +3,7 @@
 use super::context::{Context, told_apart};
 use super::rules::{Finding, Outcome, Subject};
 use crate::model::{
-    Blankness, BlockDevice, KernelName, Mount, Own, OwnStage, Transport, VerdictKind,
+    Blankness, BlockDevice, Exclusive, KernelName, Mount, Own, OwnStage, Transport, VerdictKind,
 };
 
 /// The most things that one text lists.
@@ -294,17 +294,24 @@ pub(super) fn suspended(cx: &Context<'_>, subject: &Subject<'_>) -> Outcome {
 }
 
 pub(super) fn exclusive(_: &Context<'_>, subject: &Subject<'_>) -> Outcome {
-    match subject.device.content.blank {
-        Blankness::Busy => Outcome::refuse(Finding::new(format!(
-            "somebody has /dev/{} open exclusively (open with O_EXCL says EBUSY)",
-            subject.device.name.dev_path()
+    let content = &subject.device.content;
+    let path = subject.device.name.dev_path();
+    match (&content.exclusive, &content.blank) {
+        (Exclusive::Held, _) | (_, Blankness::Busy) => Outcome::refuse(Finding::new(format!(
+            "somebody has /dev/{path} open exclusively (open with O_EXCL says EBUSY)"
         ))),
-        Blankness::Proven(_) | Blankness::NotBlank { .. } => {
+        (Exclusive::Failed(error), _) => Outcome::refuse(
+            Finding::new(format!(
+                "whether somebody has /dev/{path} open exclusively could not be told: {error}"
+            ))
+            .kind(VerdictKind::Unreadable),
+        ),
+        (Exclusive::Free, _) | (_, Blankness::Proven(_) | Blankness::NotBlank { .. }) => {
             Outcome::passed("it could be opened exclusively")
         }
-        Blankness::NotExamined | Blankness::Failed(_) => {
-            Outcome::not_asked("asked together with the proof of blankness")
-        }
+        (Exclusive::NotAsked, Blankness::NotExamined | Blankness::Failed(_)) => Outcome::not_asked(
+            "asked together with the proof of blankness, and once an approval fits",
+        ),
     }
 }
 

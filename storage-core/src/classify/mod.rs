@@ -123,6 +123,7 @@ fn node_reasons(cx: &Context<'_>) -> Vec<Reason> {
 
 fn notes(cx: &Context<'_>) -> Vec<Reason> {
     let mut notes = stale_mounts(cx);
+    notes.extend(filesystem_errors(cx));
     notes.extend(left_over(cx).into_iter().map(|entry| Reason {
         rule: "left-over",
         kind: VerdictKind::Unknown,
@@ -175,6 +176,38 @@ fn stale_mounts(cx: &Context<'_>) -> Vec<Reason> {
             remedy: Some(format!("umount {}", m.point)),
         })
         .collect()
+}
+
+/// Filesystems below the mount root in which the kernel has found errors. The number of them is not told: it grows, and what
+/// is told is published.
+fn filesystem_errors<'a>(cx: &'a Context<'_>) -> impl Iterator<Item = Reason> + 'a {
+    let found = cx.graph.observation.host.filesystem_errors.iter();
+    found.filter_map(|(name, errors)| {
+        let mounts = cx.graph.mounts_on(name);
+        let point = &mounts
+            .iter()
+            .find(|m| graph::is_below(&m.point, &cx.mount_root))?
+            .point;
+        // Linux since 6.12, and stable kernels of then, stay `rw` in the mount table when they forbid writing.
+        let text = match errors {
+            Ok(_) => format!(
+                "{point}: the kernel has found errors in the filesystem on {name} since it was last checked \
+                 (/sys/fs/ext4/{name}/errors_count); it may be read-only even where the mount table says rw"
+            ),
+            Err(error) => format!(
+                "{point}: whether the kernel has found errors in the filesystem on {name} is not known: {error}"
+            ),
+        };
+        let remedy = format!(
+            "look for the errors in the kernel's log and check the disk; then unmount {point} and run e2fsck -f /dev/{name}"
+        );
+        Some(Reason {
+            rule: "filesystem-errors",
+            kind: VerdictKind::InUse,
+            text,
+            remedy: errors.is_ok().then_some(remedy),
+        })
+    })
 }
 
 fn claim_of(device: &BlockDevice) -> Option<&OwnClaim> {

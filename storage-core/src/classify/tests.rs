@@ -930,6 +930,23 @@ mod identity {
             "approval",
             "no approval can be given",
         );
+        // Neither is one while somebody has the disk, nor while that cannot be told.
+        host.dev("sdb").content.samples = Samples::Read(None);
+        for (exclusive, kind, words) in [
+            (Exclusive::Held, VerdictKind::InUse, "open exclusively"),
+            (
+                Exclusive::Failed(read_error()),
+                VerdictKind::Foreign,
+                "could not be told",
+            ),
+        ] {
+            host.dev("sdb").content.exclusive = exclusive;
+            let verdict = host.verdict("sdb");
+            assert!(!verdict.approvable);
+            assert_refused(&verdict, kind, "exclusive", words);
+        }
+        host.dev("sdb").content.exclusive = Exclusive::Free;
+        assert!(host.verdict("sdb").approvable);
         // What is remembered of a disk that no approval is about changes nothing.
         host.ours("sdc", "sdc1");
         let before = host.verdict("sdc").hash;
@@ -1203,6 +1220,41 @@ mod incidents {
         host.blank("nvme0n1");
         assert_eq!(host.kind("nvme0n11"), System);
         assert_eq!(host.kind("nvme0n1"), Blank);
+        // Not even by its own name is a partition ever meant.
+        host.refused(
+            "nvme1n1p1",
+            System,
+            "whole-disk",
+            "only whole disks are taken",
+        );
+    }
+
+    #[test]
+    fn cluster_bloom_234_a_disk_that_somebody_has_open_is_in_use_whatever_it_holds() {
+        let mut host = host();
+        host.dev("sdb").content.blank = Blankness::Busy;
+        host.refused("sdb", InUse, "exclusive", "EBUSY");
+    }
+
+    #[test]
+    fn kubernetes_140376_a_disk_whose_superblock_was_zeroed_holds_data() {
+        let mut host = host();
+        host.dev("sdb").content.first_nonzero = Some(1 << 16);
+        host.refused("sdb", Foreign, "unrecognised-data", "at byte 65536");
+    }
+
+    #[test]
+    fn kubernetes_142243_a_disk_without_a_signature_that_could_not_be_proven_blank_is_not() {
+        let mut host = host();
+        host.dev("sdb").content.blank = Blankness::Failed(read_error());
+        host.refused("sdb", Unreadable, "blank", "the proof of blankness failed");
+    }
+
+    #[test]
+    fn longhorn_14076_while_the_mount_root_is_unfit_no_disk_is_taken() {
+        let mut host = host();
+        host.observation.host.mount_root.faults = vec!["it is a symlink".to_owned()];
+        host.refused("sdb", Excluded, "mount-root", "is a symlink");
     }
 
     #[test]
@@ -1317,6 +1369,11 @@ mod incidents {
             .blank = Blankness::Proven(proof(SIZE));
         host.refused("dm-0", Excluded, "transport", "dm");
         host.refused("sdd", InUse, "holders", "csi-vol");
+        // What it is built on has not come back.
+        host.dm("dm-1", "csi-vol-2", "LVM-y", DmKind::Lvm, &[])
+            .slaves
+            .push(name("sdz"));
+        host.refused("dm-1", Unknown, "slaves", "built on sdz");
     }
 
     #[test]
@@ -1485,7 +1542,7 @@ mod incidents {
     }
 
     #[test]
-    fn a_disk_of_another_cluster_takes_no_name_from_ours() {
+    fn harvester_1996_a_disk_of_another_cluster_is_refused_and_takes_no_name_from_ours() {
         let mut host = Host::new();
         host.ours("sdc", "sdb1").record.cluster = Some(guid(7));
         host.ours("sdd", "sdb1").record.cluster = Some(guid(8));
@@ -1833,17 +1890,46 @@ mod incidents {
 
     #[test]
     fn a_read_only_remount_after_errors_stays_ours_and_is_told() {
+        for options in ["ro", "rw,errors=remount-ro,emergency_ro"] {
+            let mut host = host();
+            host.mount_on("sdc1", "/mnt/longhorn/sdc1", "ext4")
+                .super_options = options.to_owned();
+            let verdict = host.verdict("sdc");
+            assert_eq!(verdict.kind, Ours);
+            let told = |r: &crate::model::Reason| r.text.contains("mounted read-only");
+            assert!(verdict.reasons.iter().any(told), "{options}");
+        }
+    }
+
+    #[test]
+    fn errors_of_a_filesystem_below_the_mount_root_are_told_where_the_mount_table_still_says_rw() {
         let mut host = host();
-        host.mount_on("sdc1", "/mnt/longhorn/sdc1", "ext4")
-            .super_options = "ro".to_owned();
-        let verdict = host.verdict("sdc");
-        assert_eq!(verdict.kind, Ours);
-        assert!(
-            verdict
-                .reasons
-                .iter()
-                .any(|r| r.text.contains("mounted read-only"))
-        );
+        host.mount_on("sdc1", "/mnt/longhorn/sdc1", "ext4");
+        host.mount_on("sda2", "/elsewhere", "ext4");
+        let notes = |host: &Host| host.classify().notes;
+        assert!(notes(&host).is_empty());
+        for (errors, words, remedy) in [
+            (
+                Ok(2),
+                "the kernel has found errors",
+                Some("e2fsck -f /dev/sdc1"),
+            ),
+            (Err(read_error()), "is not known", None),
+        ] {
+            let found = &mut host.observation.host.filesystem_errors;
+            found.insert(name("sdc1"), errors);
+            found.insert(name("sda2"), Ok(1));
+            let [note] = &notes(&host)[..] else {
+                panic!("{:?}", notes(&host));
+            };
+            assert!(note.text.starts_with("/mnt/longhorn/sdc1: ") && note.text.contains(words));
+            assert_eq!(note.remedy.is_some(), remedy.is_some());
+            let told = note.remedy.as_deref().unwrap_or("");
+            assert!(told.contains(remedy.unwrap_or("")), "{told}");
+            // Nothing else hangs on it, neither this disk's place nor another's.
+            assert_eq!(host.kind("sdc"), Ours);
+            assert_eq!(host.kind("sdb"), Blank);
+        }
     }
 
     #[test]

@@ -142,6 +142,22 @@ pub enum Blankness {
     Failed(ReadError),
 }
 
+/// Whether somebody has a disk open exclusively (`open(O_EXCL)` says `EBUSY`) that an approval gives up. The proof of
+/// blankness asks for itself: [`Blankness::Busy`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "result", content = "detail")]
+pub enum Exclusive {
+    /// No approval gives the disk up, so it was not asked: for that moment nobody else could open it exclusively.
+    #[default]
+    NotAsked,
+    /// Nobody has.
+    Free,
+    /// Somebody has.
+    Held,
+    /// It could not be asked.
+    Failed(ReadError),
+}
+
 /// What the places hold that the proof of blankness samples, of a disk that an approval could give up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "result", content = "detail")]
@@ -259,4 +275,6 @@ pub struct Content {
     pub blank: Blankness,
     /// What else an approval to overwrite it is given for.
     pub samples: Samples,
+    /// Whether somebody has it open exclusively while it is approved to be overwritten.
+    pub exclusive: Exclusive,
 }

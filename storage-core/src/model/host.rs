@@ -81,10 +81,11 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Whether the mount or its superblock is read-only.
+    /// Whether the mount or its superblock is read-only. After an error ext4 of newer kernels (seen with 6.18) stays `rw`
+    /// there, and says `emergency_ro`.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        let ro = |options: &str| options.split(',').any(|o| o == "ro");
+        let ro = |options: &str| options.split(',').any(|o| o == "ro" || o == "emergency_ro");
         ro(&self.options) || ro(&self.super_options)
     }
 }
@@ -152,6 +153,9 @@ pub struct HostFacts {
     pub cmdline_root: Option<String>,
     /// btrfs filesystems: filesystem UUID → member devices (`/sys/fs/btrfs/<uuid>/devices`).
     pub btrfs: BTreeMap<String, Vec<KernelName>>,
+    /// Errors that the kernel has found in mounted ext2, ext3 and ext4 filesystems since each was last checked, where there
+    /// are any or the number could not be read (`/sys/fs/ext4/<dev>/errors_count`, Documentation/ABI/testing/sysfs-fs-ext4).
+    pub filesystem_errors: BTreeMap<KernelName, Result<u64, ReadError>>,
     /// The mount root.
     pub mount_root: MountRootFacts,
     /// `/etc/fstab`, when it is there.

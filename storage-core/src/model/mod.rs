@@ -11,8 +11,8 @@ pub mod retry;
 pub mod verdict;
 
 pub use content::{
-    Blankness, Content, ContentState, GptState, MountGuard, Own, OwnClaim, OwnStage, Partition,
-    PartitionTable, Samples, Signature, SignatureClass, TableKind,
+    Blankness, Content, ContentState, Exclusive, GptState, MountGuard, Own, OwnClaim, OwnStage,
+    Partition, PartitionTable, Samples, Signature, SignatureClass, TableKind,
 };
 pub use device::{
     BlockDevice, DevNum, DeviceIds, DmInfo, DmKind, Location, LoopInfo, MdInfo, PartitionOf,

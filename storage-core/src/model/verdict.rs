@@ -135,7 +135,8 @@ pub struct Classification {
     pub verdicts: BTreeMap<KernelName, Verdict>,
     /// Reasons that make the whole node ineligible (law 2, an unfit mount root), empty normally.
     pub node: Vec<Reason>,
-    /// What else an operator should know of the node: stale mounts below the mount root.
+    /// What else an operator should know of the node: stale mounts and filesystems with errors below the mount root, lines of
+    /// fstab and units for disks that are not there.
     pub notes: Vec<Reason>,
 }
 
@@ -145,6 +146,14 @@ impl Classification {
         self.verdicts
             .values()
             .filter(|v| v.needs_proof)
+            .map(|v| &v.device)
+    }
+
+    /// Devices that an approval gives up to be overwritten.
+    pub fn approved(&self) -> impl Iterator<Item = &KernelName> {
+        self.verdicts
+            .values()
+            .filter(|v| v.approved)
             .map(|v| &v.device)
     }
 

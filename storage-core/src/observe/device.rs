@@ -13,6 +13,7 @@ use nix::unistd::{Whence, lseek};
 
 use super::error::invalid;
 use super::read::ReadAt;
+use crate::exclusive::{ExclusiveFile, is_taken};
 use crate::host::HostRoot;
 use crate::model::{BlockDevice, DevNum, KernelName};
 
@@ -266,9 +267,9 @@ fn check(file: &File, target: &Target) -> io::Result<()> {
 /// # Errors
 /// Any but `EBUSY`, which is the answer `true`.
 pub fn is_busy(host: &HostRoot, target: &Target) -> io::Result<bool> {
-    match open(host, target, OFlag::O_EXCL) {
-        Ok(file) => check(&file, target).map(|()| false),
-        Err(error) if error.raw_os_error() == Some(16) => Ok(true),
+    match ExclusiveFile::open(|| open(host, target, OFlag::O_EXCL)) {
+        Ok(held) => check(held.file(), target).map(|()| false),
+        Err(error) if is_taken(&error) => Ok(true),
         Err(error) => Err(error),
     }
 }

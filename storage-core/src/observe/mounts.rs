@@ -2,7 +2,7 @@
 //!
 //! Formats: proc_pid_mountinfo(5), proc_swaps(5), the kernel's `mangle()` for escapes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path};
@@ -249,6 +249,45 @@ pub fn find_swap_devices(
             SwapKind::Partition => swap_partition(path, devices),
             SwapKind::File => mount_of(mounts, path).map(|mount| mount.dev),
         };
+    }
+}
+
+/// Reads how many errors the kernel has found in each ext2, ext3 and ext4 filesystem that is mounted. Without `errors_count`
+/// (before Linux 3.18, or where ext2 is a driver of its own) there is nothing to tell.
+pub(super) fn filesystem_errors(
+    source: Source<'_>,
+    mounts: &[Mount],
+    devices: &BTreeMap<KernelName, BlockDevice>,
+) -> BTreeMap<KernelName, Result<u64, ReadError>> {
+    // A filesystem may be mounted in many places.
+    let mounted: BTreeSet<DevNum> = mounts
+        .iter()
+        .filter(|mount| ["ext2", "ext3", "ext4"].contains(&mount.fstype.as_str()))
+        .map(|mount| mount.dev)
+        .collect();
+    let carriers = devices.values().filter(|d| mounted.contains(&d.dev));
+    carriers
+        .filter_map(|device| Some((device.name.clone(), errors_count(source, &device.name)?)))
+        .collect()
+}
+
+fn errors_count(source: Source<'_>, name: &KernelName) -> Option<Result<u64, ReadError>> {
+    let path = format!("fs/ext4/{name}/errors_count");
+    let shown = Source::shown(Part::Sys, &path);
+    match source.read(Part::Sys, &path) {
+        Ok(bytes) => {
+            let text = String::from_utf8_lossy(&bytes);
+            match text.trim().parse() {
+                Ok(0) => None,
+                Ok(count) => Some(Ok(count)),
+                Err(_) => Some(Err(malformed(
+                    shown,
+                    format!("{:?} is no number", short(&text)),
+                ))),
+            }
+        }
+        Err(error) if is_gone(&error) => None,
+        Err(error) => Some(Err(unreadable(shown, &error))),
     }
 }
 

@@ -18,7 +18,7 @@ use super::source::{Part, Source};
 use super::{identity, mounts, sysfs, udev};
 use crate::host::HostRoot;
 use crate::model::{
-    Blankness, BlockDevice, Content, ContentState, DevNum, HostFacts, KernelName, Mount,
+    Blankness, BlockDevice, Content, ContentState, DevNum, Exclusive, HostFacts, KernelName, Mount,
     Observation, PartitionOf, Policy, ReadError, ReadErrorKind, Samples, Witnesses,
 };
 use crate::progress::{Event, Progress};
@@ -154,6 +154,7 @@ impl Observer {
         facts.errors.extend(sysfs::add_links(source, &mut devices));
         let table = &facts.mounts;
         mounts::find_swap_devices(&mut facts.swaps, table, &devices);
+        facts.filesystem_errors = mounts::filesystem_errors(source, table, &devices);
         let around = Around {
             activity,
             held,
@@ -452,49 +453,36 @@ impl Observer {
         progress: &dyn Progress,
         reader: &Reader,
     ) {
-        let mut jobs = Vec::new();
-        for name in names {
-            let Some(device) = observation.devices.get_mut(*name) else {
-                continue;
-            };
-            // Recalled by the pass, or proven by an earlier call on this observation.
-            if matches!(
-                device.content.blank,
+        // Recalled by the pass, or proven by an earlier call on this observation.
+        let told = |content: &Content| {
+            matches!(
+                content.blank,
                 Blankness::Proven(_) | Blankness::NotBlank { .. }
-            ) {
-                continue;
-            }
-            match Target::of(device) {
-                Err(why) => {
-                    let what = format!("/dev/{}", name.dev_path());
-                    device.content.blank = Blankness::Failed(malformed(what, why));
-                }
-                Ok(target) => match self.still_stuck(&target.name, target.dev, target.shown()) {
-                    Some(error) => device.content.blank = Blankness::Failed(error),
-                    None => jobs.push((target, device.sys_path.clone())),
-                },
-            }
-        }
-        let targets: Vec<Target> = jobs.iter().map(|(target, _)| target.clone()).collect();
-        self.read.extend(targets.iter().map(|t| t.name.clone()));
-        let timeout = policy.read_timeout;
-        let results = prove_all(reader, jobs, policy, progress);
-        for (target, ended) in targets.into_iter().zip(results) {
-            let blank = match ended {
-                Ended::Done((activity, blank)) => {
-                    self.remember_proof(&target.name, activity, policy, &blank);
+            )
+        };
+        let asked = names.iter().filter(|name| {
+            let device = observation.devices.get(**name);
+            !device.is_some_and(|device| told(&device.content))
+        });
+        let asked: Vec<KernelName> = asked.map(|name| (*name).clone()).collect();
+        let (depth, samples) = (policy.proof, policy.samples);
+        let prove =
+            move |reader: &Reader, target: &Target, beat: &Beat, tell: &mut Tell<'_>| match reader
+                .is_busy(target)
+            {
+                Ok(true) => Blankness::Busy,
+                Ok(false) => reader.prove(target, beat, depth, samples, tell),
+                Err(error) => Blankness::Failed(unreadable(target.shown(), &error)),
+            };
+        for (name, told) in self.on_each(observation, &asked, policy, progress, reader, prove) {
+            let blank = match told {
+                Ok((activity, blank)) => {
+                    self.remember_proof(&name, activity, policy, &blank);
                     blank
                 }
-                Ended::Stuck(back) => Blankness::Failed(self.hangs(
-                    &target.name,
-                    target.dev,
-                    target.shown(),
-                    back,
-                    timeout,
-                )),
-                Ended::Panicked => Blankness::Failed(broke_off(target.shown())),
+                Err(error) => Blankness::Failed(error),
             };
-            if let Some(device) = observation.devices.get_mut(&target.name) {
+            if let Some(device) = observation.devices.get_mut(&name) {
                 device.content.blank = blank;
             }
         }
@@ -509,58 +497,110 @@ impl Observer {
         policy: &Policy,
         progress: &dyn Progress,
     ) {
-        let mut jobs = Vec::new();
+        let mut asked = Vec::new();
         for name in names {
             let Some(device) = observation.devices.get_mut(name) else {
                 continue;
             };
             if self.host.dump {
                 device.content.samples = Samples::NotInDump;
-                continue;
-            }
-            if matches!(device.content.samples, Samples::Read(_)) {
-                continue;
-            }
-            match Target::of(device) {
-                Err(why) => {
-                    let what = format!("/dev/{}", name.dev_path());
-                    device.content.samples = Samples::Failed(malformed(what, why));
-                }
-                Ok(target) => match self.still_stuck(&target.name, target.dev, target.shown()) {
-                    Some(error) => device.content.samples = Samples::Failed(error),
-                    None => jobs.push((target, device.sys_path.clone())),
-                },
+            } else if !matches!(device.content.samples, Samples::Read(_)) {
+                asked.push(name.clone());
             }
         }
-        let targets: Vec<Target> = jobs.iter().map(|(target, _)| target.clone()).collect();
-        self.read.extend(targets.iter().map(|t| t.name.clone()));
-        let timeout = policy.read_timeout;
         let reader = Reader::plain(&self.host);
-        let results = on_workers(&reader, jobs, policy, progress, Reader::samples);
-        for (target, ended) in targets.into_iter().zip(results) {
-            let samples = match ended {
-                Ended::Done((activity, samples)) => {
+        for (name, told) in self.on_each(
+            observation,
+            &asked,
+            policy,
+            progress,
+            &reader,
+            Reader::samples,
+        ) {
+            let samples = match told {
+                Ok((activity, samples)) => {
                     if let (Some(remembered), Samples::Read(_)) =
-                        (self.remembered.get_mut(&target.name), &samples)
+                        (self.remembered.get_mut(&name), &samples)
                         && activity == Some(remembered.activity)
                     {
                         remembered.content.samples = samples.clone();
                     }
                     samples
                 }
-                Ended::Stuck(back) => Samples::Failed(self.hangs(
-                    &target.name,
-                    target.dev,
-                    target.shown(),
-                    back,
-                    timeout,
-                )),
-                Ended::Panicked => Samples::Failed(broke_off(target.shown())),
+                Err(error) => Samples::Failed(error),
             };
-            if let Some(device) = observation.devices.get_mut(&target.name) {
+            if let Some(device) = observation.devices.get_mut(&name) {
                 device.content.samples = samples;
             }
         }
+    }
+
+    /// Asks the kernel who has `names` open exclusively, and fills in their `content.exclusive`. Nothing is remembered.
+    pub fn ask_exclusive(
+        &mut self,
+        observation: &mut Observation,
+        names: &[KernelName],
+        policy: &Policy,
+        progress: &dyn Progress,
+    ) {
+        let reader = Reader::plain(&self.host);
+        let ask = |reader: &Reader, target: &Target, _: &Beat, _: &mut Tell<'_>| match reader
+            .is_busy(target)
+        {
+            Ok(true) => Exclusive::Held,
+            Ok(false) => Exclusive::Free,
+            Err(error) => Exclusive::Failed(unreadable(target.shown(), &error)),
+        };
+        for (name, told) in self.on_each(observation, names, policy, progress, &reader, ask) {
+            if let Some(device) = observation.devices.get_mut(&name) {
+                device.content.exclusive =
+                    told.map_or_else(Exclusive::Failed, |(_, exclusive)| exclusive);
+            }
+        }
+    }
+
+    /// Has workers `read` devices. One of which a read is still out is not read again.
+    fn on_each<T: Send + 'static>(
+        &mut self,
+        observation: &Observation,
+        names: &[KernelName],
+        policy: &Policy,
+        progress: &dyn Progress,
+        reader: &Reader,
+        read: impl Fn(&Reader, &Target, &Beat, &mut Tell<'_>) -> T + Clone + Send + Sync + 'static,
+    ) -> Vec<(KernelName, Told<T>)> {
+        let mut told = Vec::new();
+        let mut jobs = Vec::new();
+        for device in names
+            .iter()
+            .filter_map(|name| observation.devices.get(name))
+        {
+            let target = Target::of(device)
+                .map_err(|why| malformed(format!("/dev/{}", device.name.dev_path()), why))
+                .and_then(|target| {
+                    let stuck = self.still_stuck(&target.name, target.dev, target.shown());
+                    stuck.map_or(Ok(target), Err)
+                });
+            match target {
+                Err(error) => told.push((device.name.clone(), Err(error))),
+                Ok(target) => jobs.push((target, device.sys_path.clone())),
+            }
+        }
+        let targets: Vec<Target> = jobs.iter().map(|(target, _)| target.clone()).collect();
+        self.read.extend(targets.iter().map(|t| t.name.clone()));
+        let timeout = policy.read_timeout;
+        let results = on_workers(reader, jobs, policy, progress, read);
+        for (target, ended) in targets.into_iter().zip(results) {
+            let result = match ended {
+                Ended::Done(done) => Ok(done),
+                Ended::Stuck(back) => {
+                    Err(self.hangs(&target.name, target.dev, target.shown(), back, timeout))
+                }
+                Ended::Panicked => Err(broke_off(target.shown())),
+            };
+            told.push((target.name, result));
+        }
+        told
     }
 
     fn remember_proof(
@@ -733,24 +773,8 @@ pub fn prove_device_fresh(
     }
 }
 
-/// Proves devices on worker threads.
-fn prove_all(
-    reader: &Reader,
-    jobs: Vec<(Target, String)>,
-    policy: &Policy,
-    progress: &dyn Progress,
-) -> Vec<Ended<(Option<Activity>, Blankness)>> {
-    let (depth, samples) = (policy.proof, policy.samples);
-    let prove =
-        move |reader: &Reader, target: &Target, beat: &Beat, tell: &mut Tell<'_>| match reader
-            .is_busy(target)
-        {
-            Ok(true) => Blankness::Busy,
-            Ok(false) => reader.prove(target, beat, depth, samples, tell),
-            Err(error) => Blankness::Failed(unreadable(target.shown(), &error)),
-        };
-    on_workers(reader, jobs, policy, progress, prove)
-}
+/// What came of reading a device, with its counts of before; or why nothing did.
+type Told<T> = Result<(Option<Activity>, T), ReadError>;
 
 /// Told bytes done and to do.
 type Tell<'a> = dyn FnMut(u64, u64) + 'a;

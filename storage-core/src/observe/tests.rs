@@ -6,6 +6,7 @@ use super::dump::write_dump;
 use super::testing::FakeHost;
 use super::{Observer, observe_device_fresh, prove_device_fresh};
 use crate::host::HostRoot;
+use crate::loops::{attach, detach, output};
 use crate::model::{
     Blankness, BlockDevice, ContentState, DevNum, DmKind, KernelName, Observation, Policy,
     ReadErrorKind, Transport, VerdictKind,
@@ -378,6 +379,32 @@ fn a_btrfs_filesystem_names_its_members_and_a_broken_mount_table_is_told() {
     assert!(!seen.witnesses.mountinfo);
 }
 
+#[test]
+fn errors_that_the_kernel_found_in_mounted_filesystems_are_read_by_their_device() {
+    let mut host = FakeHost::new();
+    blank_disk(&mut host, SATA);
+    blank_disk(&mut host, OTHER);
+    // In two places, and another filesystem.
+    let mounts = "1 0 8:0 / / rw - ext4 /dev/sda rw\n2 1 8:0 /x /x rw - ext4 /dev/sda rw\n\
+                  3 1 8:16 / /b rw - xfs /dev/sdb rw\n";
+    host.file("proc/1/mountinfo", mounts);
+    assert!(pass(&host).host.filesystem_errors.is_empty());
+    host.file("sys/fs/ext4/sdb/errors_count", "7\n");
+    for (text, found) in [
+        ("0\n", None),
+        ("3\n", Some(Some(3))),
+        ("many\n", Some(None)),
+    ] {
+        host.file("sys/fs/ext4/sda/errors_count", text);
+        let seen = pass(&host).host;
+        let errors = seen.filesystem_errors.into_iter();
+        let errors: Vec<_> = errors.map(|(name, n)| (name.to_string(), n.ok())).collect();
+        assert_eq!(errors, Vec::from_iter(found.map(|n| ("sda".to_owned(), n))));
+        // It is no fact that the rest of the node hangs on.
+        assert_eq!(seen.errors, []);
+    }
+}
+
 const OTHER: &str = "pci0000:00/0000:00:1f.2/ata2/host1/target1:0:0/1:0:0:0/block/sdb";
 
 /// minio/directpv#553: `open: no such device or address`, or an I/O error: a fact of that disk.
@@ -427,8 +454,8 @@ fn directpv_553_a_disk_whose_open_hangs_is_given_up_and_the_next_one_is_read() {
     blank_disk(&mut host, OTHER);
     host.remove("dev/sda.blocks");
     let fifo = host.path().join("dev/sda.blocks");
-    let made = Command::new("mkfifo").arg(&fifo).status();
-    assert!(made.unwrap().success());
+    let made = output(Command::new("mkfifo").arg(&fifo)).unwrap();
+    assert!(made.status.success());
     let mut policy = policy();
     policy.read_timeout = std::time::Duration::from_millis(300);
     let began = std::time::Instant::now();
@@ -472,14 +499,7 @@ impl Loop {
         let dir = tempfile::TempDir::new().unwrap();
         let image = dir.path().join("observe.img");
         File::create(&image).unwrap().set_len(64 * MIB).unwrap();
-        let out = Command::new("losetup")
-            .args(["--find", "--show"])
-            .arg(&image)
-            .output()
-            .unwrap();
-        assert!(out.status.success(), "{out:?}");
-        let path = String::from_utf8(out.stdout).unwrap();
-        let name = path.trim().strip_prefix("/dev/").unwrap().to_owned();
+        let name = attach(&image).trim_start_matches("/dev/").to_owned();
         Some(Self { dir, name })
     }
 
@@ -496,8 +516,7 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        let out = Command::new("losetup").args(["-d", &self.path()]).output();
-        assert!(out.unwrap().status.success());
+        detach(&self.path());
     }
 }
 
@@ -572,12 +591,9 @@ fn a_node_that_is_not_the_device_of_sysfs_is_not_read() {
         "links are not followed"
     );
     fs::remove_file(&node).unwrap();
-    let status = Command::new("cp")
-        .arg("-a")
-        .arg(other.path())
-        .arg(&node)
-        .status();
-    assert!(status.unwrap().success());
+    let mut cp = Command::new("cp");
+    let out = output(cp.arg("-a").arg(other.path()).arg(&node)).unwrap();
+    assert!(out.status.success());
     assert!(cause(&host).contains("and sysfs says"), "{}", cause(&host));
 }
 

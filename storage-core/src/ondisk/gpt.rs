@@ -10,7 +10,7 @@
 use uuid::Uuid;
 
 use super::record::RecordBlock;
-use crate::model::Layout;
+use crate::model::{Layout, Retry};
 
 /// Partition type *Linux filesystem data*.
 pub const LINUX_DATA: Uuid = Uuid::from_u128(0x0fc6_3daf_8483_4772_8e79_3d69_d847_7de4);
@@ -39,6 +39,14 @@ pub enum TableError {
     /// The partition lies on the table.
     #[error("the partition does not fit between the two copies of the table")]
     DoesNotFit,
+}
+
+impl TableError {
+    /// Whether it makes sense to try again.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        Retry::Never
+    }
 }
 
 /// How far the partition's name says the preparation got.

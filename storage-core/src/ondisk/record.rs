@@ -30,7 +30,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::model::{DiskName, FilesystemKind, InvalidName, Layout};
+use crate::model::{DiskName, FilesystemKind, InvalidName, Layout, Retry};
 
 /// What makes a record block unacceptable. None of it goes away by itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -78,6 +78,14 @@ pub enum RecordError {
     /// There is more than a record.
     #[error("the record block's padding is not zero")]
     Padding,
+}
+
+impl RecordError {
+    /// Whether it makes sense to try again.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        Retry::Never
+    }
 }
 
 /// Bytes of a record block.

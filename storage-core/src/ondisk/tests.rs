@@ -9,6 +9,7 @@ use super::record::tests::{any_signed, record, share};
 use super::record::{LEN, RecordBlock, RecordState, record_offset};
 use super::{commit_writes, recognise, record_write};
 use crate::apply::filesystem::FilesystemRecord;
+use crate::loops::output;
 use crate::model::{
     Content, GptState, Layout, Own, OwnStage, Partition, PartitionTable, Policy, Signature,
     SignatureClass, TableKind,
@@ -259,11 +260,7 @@ fn other_tools_find_no_fault_in_the_table() {
     }
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&image.bytes).unwrap();
-    match Command::new("sgdisk")
-        .arg("--verify")
-        .arg(file.path())
-        .output()
-    {
+    match output(Command::new("sgdisk").arg("--verify").arg(file.path())) {
         Ok(said) => {
             let text = String::from_utf8_lossy(&said.stdout).into_owned();
             assert!(

@@ -449,12 +449,16 @@ fn unmet_approvals(classification: &Classification, policy: &Policy) -> Vec<Stri
                 "whether it fits {} is seen on the host itself: a dump does not hold all that it covers",
                 disk.device
             ),
-            Some(disk)
-                if !disk
-                    .hash
-                    .as_deref()
-                    .is_some_and(|now| now.eq_ignore_ascii_case(&approval.hash)) =>
-            {
+            Some(disk) if !disk.approvable => {
+                let why: Vec<&str> = disk.reasons.iter().map(|r| r.text.as_str()).collect();
+                format!(
+                    "{} is {}, and no approval lifts all of it: {}",
+                    disk.device,
+                    disk.kind,
+                    why.join("; ")
+                )
+            }
+            Some(disk) => {
                 let now = disk.hash.as_deref().unwrap_or("unknown");
                 let parts = changed_parts(&approval.hash, now);
                 let what = match parts.as_slice() {
@@ -466,7 +470,6 @@ fn unmet_approvals(classification: &Classification, policy: &Policy) -> Vec<Stri
                     disk.device
                 )
             }
-            Some(disk) => format!("{} is {}, which no approval lifts", disk.device, disk.kind),
         };
         unmet.push(format!(
             "approval {}@{}: {why}",

@@ -257,7 +257,10 @@ fn a_name_that_anything_else_has_is_not_given() {
 
 #[test]
 fn approvals_that_nothing_answers_to_are_said() {
-    let (observation, classification) = node(vec![(disk("sdb"), VerdictKind::Foreign)]);
+    let (observation, mut classification) = node(vec![(disk("sdb"), VerdictKind::Foreign)]);
+    for verdict in classification.verdicts.values_mut() {
+        verdict.approvable = true;
+    }
     let mut policy = Policy::new("n");
     policy.approvals = vec![
         Approval {
@@ -280,6 +283,25 @@ fn approvals_that_nothing_answers_to_are_said() {
     assert!(
         planned.refused[1].contains(
             "has changed (the partition table, the data at the places that are looked at): its"
+        ),
+        "{planned}"
+    );
+    // Of what no approval lifts it is not said that it has changed: its hash is another one anyhow.
+    for verdict in classification.verdicts.values_mut() {
+        verdict.approvable = false;
+        verdict.reasons = ["it holds ext4", "somebody has it open"]
+            .map(|text| Reason {
+                rule: "signatures",
+                kind: VerdictKind::Foreign,
+                text: text.to_owned(),
+                remedy: None,
+            })
+            .to_vec();
+    }
+    let planned = plan(&observation, &classification, &policy);
+    assert!(
+        planned.refused[1].contains(
+            "sdb is Foreign, and no approval lifts all of it: it holds ext4; somebody has it open"
         ),
         "{planned}"
     );

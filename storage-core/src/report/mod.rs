@@ -32,7 +32,7 @@ pub struct NodeReport {
     pub witnesses: WitnessReport,
     /// Reasons for which nothing on the whole node may be taken; empty normally.
     pub node_reasons: Vec<ReasonReport>,
-    /// What else an operator should know of the node: mounts below the mount root whose device is gone.
+    /// What else an operator should know of the node: mounts below the mount root whose device is gone or whose filesystem has errors, lines of fstab and units for disks that are not there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<ReasonReport>,
     /// Reads that failed and concern no single device.

@@ -433,6 +433,21 @@ pub fn die_with_parent(command: &mut Command) {
     }
 }
 
+/// Lets the child have an open file under the number that it has here. The caller keeps the file open until the child
+/// was started.
+pub fn hand_down(command: &mut Command, file: &File) {
+    let number = file.as_raw_fd();
+    // SAFETY: between fork and exec only the async-signal-safe call fcntl is made, on a number that is open there.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::fcntl(number, libc::F_SETFD, 0) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+}
+
 /// Makes all threads of the process share one heap, so that what they free can be given back. To be called before
 /// threads are started; a process that lives long and works rarely wants it. Only glibc has several heaps.
 pub fn one_heap() {

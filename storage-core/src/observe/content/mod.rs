@@ -157,7 +157,11 @@ pub fn known() -> impl Iterator<Item = (&'static str, SignatureClass, &'static s
         .map(|row| (row.kind, row.class, row.source))
 }
 
+/// Windows no farther apart are read at once: a request costs more than these bytes.
+const NEAR: u64 = 64 * KIB;
+
 fn fetch(p: &mut Probe<'_, '_>, windows: &[Window]) {
+    let mut near: Vec<(u64, u64)> = Vec::new();
     for window in windows {
         let size = p.size();
         let offset = match window.base {
@@ -166,10 +170,17 @@ fn fetch(p: &mut Probe<'_, '_>, windows: &[Window]) {
             Base::End(1) => Some(size.saturating_sub(window.offset)),
             Base::End(align) => (size - size % align).checked_sub(window.offset),
         };
-        if let Some(offset) = offset {
-            p.fetch(offset, window.length);
+        let Some(offset) = offset else { continue };
+        let end = near
+            .last()
+            .map_or(offset, |(offset, length)| offset + length);
+        if offset.checked_sub(end).is_none_or(|gap| gap > NEAR) {
+            p.fetch_together(&near);
+            near.clear();
         }
+        near.push((offset, window.length));
     }
+    p.fetch_together(&near);
 }
 
 /// Names what was read, and reads on where that helps.

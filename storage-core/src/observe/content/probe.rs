@@ -18,6 +18,10 @@ const MOST_BYTES: u64 = 12 << 20;
 /// Memory kept between examinations of one thread.
 const KEEP: usize = 1 << 20;
 
+/// What a window of zeros is read from: the next window overwrites it in the buffer, which so stays small, and in the
+/// processor's cache, on a blank device.
+static ZEROS: [u8; 160 << 10] = [0; 160 << 10];
+
 thread_local! {
     /// The buffer of the examination before: a pass over a thousand devices allocates it once.
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
@@ -27,8 +31,8 @@ thread_local! {
 struct Window {
     /// First byte on the device.
     offset: u64,
-    /// Where it lies in the buffer.
-    at: usize,
+    /// Where it lies in the buffer; all of it is zero where there is none.
+    at: Option<usize>,
     /// Length in bytes.
     length: usize,
 }
@@ -109,7 +113,7 @@ impl<'a> Reads<'a> {
         let mut blocks: Vec<(u64, &[u8])> = self
             .windows
             .iter()
-            .filter_map(|w| Some((w, self.buffer.get(w.at..w.at.checked_add(w.length)?)?)))
+            .filter_map(|window| Some((window, self.held(window)?)))
             .flat_map(|(window, bytes)| {
                 (window.offset..)
                     .step_by(4096)
@@ -140,8 +144,15 @@ impl<'a> Reads<'a> {
             if end > window.length {
                 return None;
             }
-            self.buffer.get(window.at + skip..window.at + end)
+            self.held(window)?.get(skip..end)
         })
+    }
+
+    fn held(&self, window: &Window) -> Option<&[u8]> {
+        match window.at {
+            Some(at) => self.buffer.get(at..at.checked_add(window.length)?),
+            None => ZEROS.get(..window.length),
+        }
     }
 
     /// Reads the aligned window around a range unless it is known. Whether it is there now.
@@ -149,28 +160,33 @@ impl<'a> Reads<'a> {
         if self.cached(offset, length).is_some() {
             return true;
         }
+        match self.wanted(offset, length) {
+            Some((from, to)) => self.read(from, to),
+            None => false,
+        }
+    }
+
+    /// The window around a range that is to be read, and may be.
+    fn wanted(&mut self, offset: u64, length: usize) -> Option<(u64, u64)> {
         let size = self.device.size();
-        let Some(end) = offset
+        let end = offset
             .checked_add(length as u64)
-            .filter(|end| *end <= size && length > 0)
-        else {
-            return false;
-        };
+            .filter(|end| *end <= size && length > 0)?;
         let from = offset - offset % self.align;
         let to = end
             .checked_next_multiple_of(self.align)
             .unwrap_or(size)
             .min(size);
         if self.failed.iter().any(|(a, b)| *a < to && from < *b) {
-            return false;
+            return None;
         }
         if self.windows.len() + self.failed.len() >= MOST_READS
             || self.bytes + (to - from) > MOST_BYTES
         {
             self.give_up();
-            return false;
+            return None;
         }
-        self.read(from, to)
+        Some((from, to))
     }
 
     fn give_up(&mut self) {
@@ -188,29 +204,75 @@ impl<'a> Reads<'a> {
     }
 
     fn read(&mut self, from: u64, to: u64) -> bool {
-        let Ok(length) = usize::try_from(to - from) else {
+        let device = self.device;
+        let Some((at, bytes)) = self.room(from, to) else {
             return false;
         };
-        // Room first, then the alignment in memory: growing moves everything.
+        if let Err(error) = device.read_exact_at(bytes, from) {
+            self.failed.push((from, to));
+            self.errors.push(read_error(self.what, from, &error));
+            return false;
+        }
+        self.keep(from, to, at)
+    }
+
+    /// Loads ranges that lie near each other, in ascending order, by one read; what lies between is nobody's fact.
+    /// What cannot be had so is read piece by piece: the failure may lie between.
+    fn load_together(&mut self, pieces: &[(u64, usize)]) {
+        let mut ranges = Vec::with_capacity(pieces.len());
+        for (offset, length) in pieces {
+            if self.cached(*offset, *length).is_none() {
+                ranges.extend(self.wanted(*offset, *length));
+            }
+        }
+        let (Some((from, _)), Some((_, to))) = (ranges.first(), ranges.last()) else {
+            return;
+        };
+        let device = self.device;
+        let read = match self.room(*from, *to) {
+            // Alone, it is read where a failure is told, and only once.
+            _ if ranges.len() == 1 => None,
+            Some((at, bytes)) => device.read_exact_at(bytes, *from).ok().map(|()| at),
+            None => None,
+        };
+        for (start, end) in &ranges {
+            let skip = usize::try_from(start - from).ok();
+            match read.and_then(|at| at.checked_add(skip?)) {
+                Some(at) => self.keep(*start, *end, at),
+                None => self.read(*start, *end),
+            };
+        }
+    }
+
+    /// Room in the buffer, aligned in memory, behind what it holds.
+    fn room(&mut self, from: u64, to: u64) -> Option<(usize, &mut [u8])> {
+        let length = usize::try_from(to.checked_sub(from)?).ok()?;
+        // Room first, then the alignment: growing moves everything.
         let most = self.used + length + 4096;
         if self.buffer.len() < most {
             self.buffer.resize(most, 0);
         }
         let misfit = (self.buffer.as_ptr() as usize).wrapping_add(self.used) % 4096;
         let at = self.used + (4096 - misfit) % 4096;
-        let Some(bytes) = self.buffer.get_mut(at..at + length) else {
+        Some((at, self.buffer.get_mut(at..at + length)?))
+    }
+
+    /// Notes what was read into the buffer.
+    fn keep(&mut self, from: u64, to: u64, at: usize) -> bool {
+        let length = usize::try_from(to - from).unwrap_or(usize::MAX);
+        let end = at.saturating_add(length);
+        let Some(bytes) = self.buffer.get(at..end) else {
             return false;
         };
-        if let Err(error) = self.device.read_exact_at(bytes, from) {
-            self.failed.push((from, to));
-            self.errors.push(read_error(self.what, from, &error));
-            return false;
-        }
-        if let Some(found) = first_nonzero(bytes) {
+        let found = first_nonzero(bytes);
+        if let Some(found) = found {
             let found = from + found as u64;
             self.first_nonzero = Some(self.first_nonzero.map_or(found, |f| f.min(found)));
         }
-        self.used = at + length;
+        let at = (found.is_some() || length > ZEROS.len()).then_some(at);
+        if at.is_some() {
+            self.used = self.used.max(end);
+        }
         self.bytes += to - from;
         self.windows.push(Window {
             offset: from,
@@ -278,12 +340,20 @@ impl Probe<'_, '_> {
 
     /// Reads `length` bytes from `offset` into the cache, as much of them as the device has.
     pub fn fetch(&mut self, offset: u64, length: u64) {
-        let length = length.min(self.size.saturating_sub(offset));
-        if let Ok(length) = usize::try_from(length)
-            && let Some(at) = self.absolute(offset, length)
-        {
-            self.reads.load(at, length);
-        }
+        self.fetch_together(&[(offset, length)]);
+    }
+
+    /// The same for ranges `(offset, length)` that lie near each other, in ascending order, by one read.
+    pub fn fetch_together(&mut self, ranges: &[(u64, u64)]) {
+        let pieces: Vec<(u64, usize)> = ranges
+            .iter()
+            .filter_map(|(offset, length)| {
+                let length = (*length).min(self.size.saturating_sub(*offset));
+                let length = usize::try_from(length).ok()?;
+                Some((self.absolute(*offset, length)?, length))
+            })
+            .collect();
+        self.reads.load_together(&pieces);
     }
 
     /// Whether `magic` lies at `offset` in what was read before. Reads nothing.

@@ -1,0 +1,91 @@
+//! Opening a block device exclusively (`O_EXCL`): the kernel's own answer to whether anybody has it, which sees
+//! through mount namespaces.
+//!
+//! Between fork and exec a new process has every descriptor of its parent, one with `O_CLOEXEC` too, and a device
+//! stays taken until the last of them is closed. So whoever lets a device go has to wait for that moment to pass.
+
+use std::fs::File;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::libc;
+
+/// How long a device may be taken by what only passes: another program's new process, or its own such question.
+const PASSING: Duration = Duration::from_millis(200);
+/// How long until it is asked again.
+const AGAIN: Duration = Duration::from_millis(5);
+
+/// Held while a process is started, and while a device that is open exclusively is closed.
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// No process of ours is between fork and exec while this is held.
+pub(crate) fn no_process_starts() -> MutexGuard<'static, ()> {
+    STARTING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A device that is open exclusively. Dropped, it is free: no process that we start keeps it.
+#[derive(Debug)]
+pub(crate) struct ExclusiveFile {
+    // Closed before the guard is let go: fields are dropped in this order.
+    file: File,
+    closing: Option<MutexGuard<'static, ()>>,
+}
+
+impl ExclusiveFile {
+    /// The device as `open` opens it, with `O_EXCL`. One that stays taken is `EBUSY`, after 200 ms.
+    pub(crate) fn open(open: impl Fn() -> io::Result<File>) -> io::Result<Self> {
+        let began = Instant::now();
+        loop {
+            match open() {
+                Err(error) if is_taken(&error) && began.elapsed() < PASSING => thread::sleep(AGAIN),
+                opened => {
+                    let closing = None;
+                    return opened.map(|file| Self { file, closing });
+                }
+            }
+        }
+    }
+
+    /// The open device.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+impl Drop for ExclusiveFile {
+    fn drop(&mut self) {
+        self.closing = Some(no_process_starts());
+    }
+}
+
+/// Whether the kernel refused because somebody has the device exclusively.
+pub(crate) fn is_taken(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EBUSY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_passes_is_waited_for_and_what_stays_is_told() {
+        let taken = || io::Error::from_raw_os_error(libc::EBUSY);
+        let began = Instant::now();
+        let passes = || match began.elapsed() < PASSING / 4 {
+            true => Err(taken()),
+            false => File::open("/dev/null"),
+        };
+        assert!(ExclusiveFile::open(passes).is_ok());
+        let stays = ExclusiveFile::open(|| Err(taken()));
+        assert!(is_taken(&stays.unwrap_err()));
+        let asked = std::cell::Cell::new(0);
+        let missing = ExclusiveFile::open(|| {
+            asked.set(asked.get() + 1);
+            Err(io::ErrorKind::NotFound.into())
+        });
+        assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(asked.get(), 1, "another error is told at once");
+    }
+}
