@@ -429,10 +429,15 @@ pub struct Request {
 }
 
 impl Request {
-    /// Whether RBAC refused it.
+    /// Whether RBAC refused it. A server that starts refuses everything until it has read its roles, those that every
+    /// cluster has among them: such an answer says nothing of rights.
     pub fn is_forbidden(&self) -> bool {
-        let decision = self.annotations.get("authorization.k8s.io/decision");
-        decision.is_some_and(|decision| decision == "forbid")
+        let said = |what: &str| {
+            let key = format!("authorization.k8s.io/{what}");
+            self.annotations.get(&key).map_or("", String::as_str)
+        };
+        let roles_unread = said("reason").contains("\"system:basic-user\" not found");
+        said("decision") == "forbid" && !roles_unread
     }
 
     /// The node that the token of whoever asked is bound to, if it is.

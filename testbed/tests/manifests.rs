@@ -58,6 +58,11 @@ impl Bed {
     }
 
     async fn get(&self, id: &[String; 4]) -> DynamicObject {
+        let found = self.find(id).await;
+        found.unwrap_or_else(|| panic!("{id:?}: is not there"))
+    }
+
+    async fn find(&self, id: &[String; 4]) -> Option<DynamicObject> {
         let [api_version, kind, namespace, name] = id;
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let gvk = GroupVersionKind::gvk(group, version, kind);
@@ -67,7 +72,7 @@ impl Bed {
         } else {
             Api::namespaced_with(self.client.clone(), namespace, &resource)
         };
-        api.get(name)
+        api.get_opt(name)
             .await
             .unwrap_or_else(|e| panic!("{id:?}: {e}"))
     }
@@ -237,11 +242,20 @@ async fn the_base_and_every_component_apply_twice_without_a_diff() {
 fn every_object_says_what_it_is(all: &BTreeMap<[String; 4], DynamicObject>) {
     for (id, object) in all {
         let labels = object.metadata.labels.clone().unwrap_or_default();
-        for label in ["name", "instance", "component", "part-of"] {
+        for label in [
+            "name",
+            "instance",
+            "version",
+            "component",
+            "part-of",
+            "managed-by",
+        ] {
             let label = format!("app.kubernetes.io/{label}");
             assert!(labels.contains_key(&label), "{id:?} is without {label}");
         }
         assert_eq!(labels["app.kubernetes.io/name"], "disk-discovery");
+        let version = &labels["app.kubernetes.io/version"];
+        assert_eq!(version, env!("CARGO_PKG_VERSION"), "{id:?}");
     }
 }
 
@@ -253,12 +267,15 @@ fn rights(all: &BTreeMap<[String; 4], DynamicObject>, dry_run: bool) {
             continue;
         }
         for rule in object.data["rules"].as_array().unwrap() {
-            for verb in rule["verbs"].as_array().unwrap() {
-                let verb = verb.as_str().unwrap();
-                if !["get", "list", "watch"].contains(&verb) {
-                    let group = rule["apiGroups"][0].as_str().unwrap();
-                    let resource = rule["resources"][0].as_str().unwrap();
-                    writes.push(format!("{verb} {resource}.{group}"));
+            let words = |key: &str| {
+                let words = rule[key].as_array().unwrap().iter();
+                words.map(|word| word.as_str().unwrap().to_owned())
+            };
+            for verb in words("verbs").filter(|v| !["get", "list", "watch"].contains(&v.as_str())) {
+                for group in words("apiGroups") {
+                    for resource in words("resources") {
+                        writes.push(format!("{verb} {resource}.{group}"));
+                    }
                 }
             }
         }
@@ -537,6 +554,8 @@ async fn the_flux_example_runs_and_taking_the_agent_out_takes_nothing_else() {
 
     // A commit takes the agent out.
     let before = (Everything::of(&bed, &disk)).await;
+    let agents = bed.applied("disk-discovery").await;
+    assert!(agents.len() > 8, "{:?}", agents.keys());
     change(&all_of_it, "  - source.yaml\n", "");
     change(&all_of_it, "  - disk-discovery.yaml\n", "");
     bed.flux
@@ -548,6 +567,20 @@ async fn the_flux_example_runs_and_taking_the_agent_out_takes_nothing_else() {
         let map = maps.get_opt(&config).await.unwrap();
         set.is_none() && map.is_none()
     })
+    .await
+    .unwrap();
+    // Whatever it was: nothing that came with the agent stays behind, rights and policies least of all.
+    disk_discovery_testbed::eventually(
+        "all of the agent's objects to be pruned",
+        PATIENCE,
+        async || {
+            let mut left = Vec::new();
+            for id in agents.keys() {
+                left.extend(bed.find(id).await.map(|_| id));
+            }
+            left.is_empty()
+        },
+    )
     .await
     .unwrap();
     longhorn.tick().await.unwrap();

@@ -167,6 +167,8 @@ pub struct Start<'a> {
     pub named_by_file: bool,
     /// Another token than the pod's own.
     pub token: Option<&'a str>,
+    /// Whether it runs directly on the host, with an administrator's kubeconfig, and in no pod.
+    pub on_host: bool,
 }
 
 impl Bed {
@@ -400,23 +402,27 @@ impl Bed {
             .args(["--pdeathsig", "KILL", "--"])
             .arg(binary())
             .args(flags)
-            .args([
-                "--host-proc=/run/host/proc",
-                "--host-etc=/run/host/etc",
-                "--start-spread=0s",
-                "--log-level=info",
-            ])
+            .args(["--start-spread=0s", "--log-level=info"])
             .arg(format!("--listen={address}"))
             .args(start.arguments)
             .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("KUBERNETES_SERVICE_HOST", "127.0.0.1")
-            .env("KUBERNETES_SERVICE_PORT", port);
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        if start.on_host {
+            let kubeconfig = self.shared().cluster.kubeconfig();
+            command
+                .arg(format!("--kubeconfig={}", kubeconfig.display()))
+                .arg(format!("--namespace={NAMESPACE}"));
+        } else {
+            command
+                .args(["--host-proc=/run/host/proc", "--host-etc=/run/host/etc"])
+                .env("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+                .env("KUBERNETES_SERVICE_PORT", port);
+        }
         let number = fs::read_dir(self.sandbox.path())
             .expect("a directory")
             .count();
         Agent::start(
-            pod,
+            (!start.on_host).then_some(pod),
             command,
             address,
             self.sandbox.path().join(format!("agent-{number}.log")),
@@ -808,7 +814,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    fn start(pod: Pod, mut command: Command, address: SocketAddr, log: PathBuf) -> Self {
+    fn start(pod: Option<Pod>, mut command: Command, address: SocketAddr, log: PathBuf) -> Self {
         let output = File::create(&log).expect("a log");
         command.stdin(std::process::Stdio::null());
         command
@@ -817,7 +823,9 @@ impl Agent {
         let (sender, receiver) = mpsc::channel();
         // Of this thread's own are the pod's namespace and the agent, which the kernel kills with it.
         let keeper = std::thread::spawn(move || {
-            pod.enter();
+            if let Some(pod) = pod {
+                pod.enter();
+            }
             let mut child: Child = command.spawn().expect("the agent starts");
             sender.send(child.id()).expect("the test waits for it");
             child.wait().expect("the agent's end")

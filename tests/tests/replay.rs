@@ -16,13 +16,11 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use disk_discovery_tests::cases::{CASES, build};
-use disk_discovery_tests::require::tool;
 use disk_discovery_tests::run::{assert_done, failures, look, once, reasons, setting, verdict};
 use disk_discovery_tests::sim::{Content, Entry, Marks, SimDisk, SimHost};
 use disk_discovery_tests::{LoopDisk, Sandbox, require_fuse};
@@ -167,33 +165,50 @@ impl Bench {
     }
 }
 
-/// Marks a filesystem that was mounted when the power went as one that nobody has: the kernel would watch it for 22 s
-/// first, for each prefix. That it does, and mounts it then, is tested elsewhere.
-fn nobody_has_it(content: &Content, device: &LoopDisk, layout: Layout) {
-    const CLEAN: [u8; 4] = 0xff4d_4d50_u32.to_le_bytes();
+/// Marks a filesystem that was mounted when the power went as one that nobody has, as `tune2fs -E clear_mmp` does but
+/// without recovering the journal: the kernel would watch it for 22 s first, for each prefix. That it does, and mounts it
+/// then, is tested elsewhere.
+fn nobody_has_it(content: &mut Content, layout: Layout) {
+    const CLEAN: u32 = 0xff4d_4d50;
     let start = if layout == Layout::Gpt { MIB } else { 0 };
-    let read = |offset: u64| {
-        let mut bytes = [0; 8];
-        content.read(start + offset, &mut bytes);
-        u64::from_le_bytes(bytes)
-    };
-    let superblock = |offset: u64| read(1024 + offset);
-    if superblock(0x38) & 0xffff != 0xef53 || superblock(0x60) & 0x100 == 0 {
+    let mut superblock = [0; 1024];
+    content.read(start + 1024, &mut superblock);
+    let number = |at: usize| u32::from_le_bytes(superblock[at..at + 4].try_into().unwrap());
+    if number(0x38) & 0xffff != 0xef53 || number(0x60) & 0x100 == 0 {
         return;
     }
-    let block = superblock(0x168).saturating_mul(1024 << (superblock(0x18) & 7));
-    if block >= SIZE - start || read(block + 4).to_le_bytes()[..4] == CLEAN {
+    let block = u64::from(number(0x168)) * (1024 << (number(0x18) & 7));
+    if block == 0 || block >= SIZE - start {
         return;
     }
-    // Half made it may be beyond that; then it does not mount either.
-    let place = format!("{}?offset={start}", device.node().display());
-    let said = Command::new(tool("tune2fs").expect("tune2fs is installed"))
-        .args(["-f", "-E", "clear_mmp", &place])
-        .output()
-        .expect("tune2fs starts");
-    if !said.status.success() {
-        eprintln!("tune2fs: {}", String::from_utf8_lossy(&said.stderr).trim());
+    let mut mmp = [0; 1024];
+    content.read(start + block, &mut mmp);
+    if mmp[..4] != *b"PMM\0" {
+        return;
     }
+    mmp[4..8].copy_from_slice(&CLEAN.to_le_bytes());
+    // metadata_csum, whose seed is that of the UUID unless metadata_csum_seed keeps another.
+    if number(0x64) & 0x400 != 0 {
+        let seed = if number(0x60) & 0x2000 != 0 {
+            number(0x270)
+        } else {
+            crc32c(!0, &superblock[0x68..0x78])
+        };
+        let sum = crc32c(seed, &mmp[..1020]);
+        mmp[1020..].copy_from_slice(&sum.to_le_bytes());
+    }
+    content.write(start + block, &mmp);
+}
+
+/// CRC-32C as ext4 uses it, without the inversions.
+fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(seed, |mut sum, byte| {
+        sum ^= u32::from(*byte);
+        for _ in 0..8 {
+            sum = (sum >> 1) ^ ((sum & 1) * 0x82f6_3b78);
+        }
+        sum
+    })
 }
 
 /// Whether the power is cut after each single write.
@@ -233,14 +248,15 @@ fn converges(
         }
         applied = *length;
         let name = fresh("prefix");
-        let disk = bench.host.disk(&name, SIZE, content.clone());
+        let mut left = content.clone();
+        nobody_has_it(&mut left, layout);
+        let disk = bench.host.disk(&name, SIZE, left);
         let device = bench.host.attach(&name);
         let mut policy = bench.policy(&device, layout, filesystem);
         if *start != Content::default() {
             // Old data between the samples would come to light only later.
             policy.samples = 1024;
         }
-        nobody_has_it(&content, &device, layout);
         let told = |what: &str| {
             let step = log[..*length].iter().rev().find_map(|entry| match entry {
                 Entry::Mark(text) => Some(text.as_str()),

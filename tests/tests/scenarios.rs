@@ -10,7 +10,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -1006,8 +1006,12 @@ fn a_pass_causes_no_uevent_opens_nothing_for_writing_and_keeps_nothing_open() {
     // Events of the kernel are sent from within the calls that cause them; a moment for its work queues.
     let mut waiting = [PollFd::new(netlink.as_fd(), PollFlags::POLLIN)];
     poll(&mut waiting, PollTimeout::from(300_u16)).unwrap();
-    let seen = uevents(&netlink, &[blank.name(), done.name()]);
-    assert_eq!(seen, [] as [String; 0], "uevents");
+    let names = [blank.name(), done.name()];
+    assert_eq!(uevents(&netlink, &names), [] as [String; 0], "uevents");
+    // One that is caused is heard.
+    blank.uevent("change");
+    poll(&mut waiting, PollTimeout::from(5000_u16)).unwrap();
+    assert_eq!(uevents(&netlink, &names).len(), 1, "the socket is deaf");
     let opened = inotify.read_events().unwrap_or_default();
     assert!(!opened.is_empty(), "the pass read the disks");
     for event in opened {
@@ -1041,4 +1045,45 @@ fn without_root_a_dry_run_says_what_it_could_not_see_and_plans_nothing() {
     assert_eq!(said.code, Some(0), "{}{}", said.stdout, said.stderr);
     let all = format!("{}{}", said.stdout, said.stderr).to_lowercase();
     assert!(all.contains("root") || all.contains("permission"), "{all}");
+    // What everybody may see is shown: the disk, its size and kind.
+    let row = said
+        .stdout
+        .lines()
+        .find(|line| line.starts_with(disk.name()));
+    let row = row.unwrap_or_else(|| panic!("{} is not shown: {}", disk.name(), said.stdout));
+    assert!(row.contains("64 MiB") && row.contains("loop"), "{row}");
+    assert!(row.contains("Unreadable"), "{row}");
+}
+
+#[test]
+fn an_approved_disk_that_somebody_has_open_exclusively_is_in_use_and_not_planned() {
+    require_devices!();
+    let sandbox = Sandbox::new();
+    let disk = sandbox.blank("held", 320 * MIB);
+    run_tool("mkfs.ext4", &["-q", disk.node().to_str().unwrap()]);
+    let mut policy = sandbox.policy([&disk]);
+    let seen = look(&sandbox.host(), &policy);
+    let found = verdict(&seen, &disk);
+    policy.approvals = vec![Approval {
+        disk: found.disk_id.clone().unwrap(),
+        hash: found.hash.clone().unwrap(),
+    }];
+    let holder = File::options()
+        .read(true)
+        .custom_flags(nix::libc::O_EXCL)
+        .open(disk.node())
+        .unwrap();
+    let seen = look(&sandbox.host(), &policy);
+    assert_eq!(verdict(&seen, &disk).kind, VerdictKind::InUse);
+    assert!(reasons(verdict(&seen, &disk)).contains("open exclusively"));
+    assert!(seen.plan.is_empty(), "{}", seen.plan);
+    let refused = seen.plan.refused.join("\n");
+    assert!(
+        refused.contains("InUse") && refused.contains("open exclusively"),
+        "{refused}"
+    );
+    drop(holder);
+    let seen = look(&sandbox.host(), &policy);
+    assert_eq!(verdict(&seen, &disk).kind, VerdictKind::Foreign);
+    assert!(!seen.plan.is_empty(), "{}", seen.plan);
 }

@@ -74,7 +74,20 @@ pub(crate) fn initrd(target: &Path, assemble: Option<&str>) -> Result {
     let bin = tree.path().join("usr/local/bin");
     fs::create_dir_all(&bin).map_err(at(bin.display()))?;
     let program = program()?;
-    fs::copy(&program, bin.join("disk-discovery")).map_err(at(program.display()))?;
+    // Where a build keeps them, what debuggers want is most of it, and all of it lies in the guest's memory.
+    let output = Command::new("strip")
+        .arg("--strip-debug")
+        .arg("-o")
+        .args([&bin.join("disk-discovery"), &program])
+        .output()
+        .map_err(at("strip"))?;
+    if !output.status.success() {
+        return Err(format!(
+            "strip {}: {}",
+            program.display(),
+            String::from_utf8_lossy(&output.stderr)
+        ));
+    }
     if let Some(script) = assemble {
         let lab = tree.path().join("lab");
         fs::create_dir_all(&lab).map_err(at(lab.display()))?;

@@ -106,16 +106,22 @@ impl Run {
             .push(time.as_secs_f64());
     }
 
+    /// Says something while it runs, behind the name of the scenario.
+    pub fn say(&self, what: &str) {
+        let name = self.evidence.file_name().unwrap_or_default();
+        println!("{}: {what}", name.display());
+    }
+
     /// Counts a fault that was injected.
     pub fn inject(&mut self, what: &str) {
         self.tally.faults += 1;
-        println!("    fault: {what}");
+        self.say(&format!("fault: {what}"));
     }
 
     /// Notes a decision that was wrong.
     pub fn wrong(&mut self, what: impl Into<String>) {
         let what = what.into();
-        println!("    WRONG: {what}");
+        self.say(&format!("WRONG: {what}"));
         self.tally.wrong += 1;
         self.faults.push(what);
     }
@@ -274,7 +280,7 @@ impl Run {
             if was.is_none() || was != is {
                 self.tally.foreign_changed += 1;
                 self.faults.push(format!("{id}: ITS BYTES HAVE CHANGED"));
-                println!("    WRONG: {id}: its bytes have changed");
+                self.say(&format!("WRONG: {id}: its bytes have changed"));
             }
         }
         let name = format!("hashes-{}.json.txt", self.tally.machines);

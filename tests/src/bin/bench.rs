@@ -150,6 +150,17 @@ fn floor(list: &Path) {
     }
 }
 
+/// As [`what_is_read`] has them, but each device's reads together: the threads of a pass take turns, and nobody opens a
+/// device for each read.
+fn device_by_device(list: &str) -> String {
+    let mut lines: Vec<&str> = list.lines().collect();
+    lines.sort_by_key(|line| {
+        line.strip_prefix("p\t")
+            .and_then(|rest| rest.split('\t').next())
+    });
+    lines.join("\n")
+}
+
 /// The list for [`floor`]: everything that a command read, each file once, by strace(1).
 fn what_is_read(command: &[String], trace: &Path) -> String {
     let calls = "trace=openat,open,pread64,readlink,readlinkat,getdents64";
@@ -346,7 +357,8 @@ fn passes(sandbox: &Sandbox) {
         let pass = [binary().to_str().unwrap(), "--dry-run", "-o", "json"];
         let owned: Vec<String> = pass.iter().map(|&word| word.to_owned()).collect();
         let list = sandbox.path().join("list");
-        fs::write(&list, what_is_read(&owned, &sandbox.path().join("trace"))).unwrap();
+        let read = what_is_read(&owned, &sandbox.path().join("trace"));
+        fs::write(&list, device_by_device(&read)).unwrap();
         let me = std::env::current_exe().unwrap();
         let each = "lsblk --json --output-all; for d in $(lsblk -dnpo NAME); do blkid -p $d; done";
         let mut contestants = [

@@ -273,25 +273,33 @@ impl Control {
             .collect())
     }
 
-    /// Tries, with a token of the agent's pod on `from`, to write the Kubernetes Node and the Longhorn Node `to`. Gives
-    /// the two answers' codes and texts.
+    /// Tries, with a token of an account (bound to `pod`, if any), to write the Kubernetes Node and the Longhorn Node
+    /// `to`. Gives the two answers' codes and texts.
     ///
     /// # Errors
     /// When no token can be had.
-    pub fn trespass(&self, pod: &Value, to: &str) -> Result<[(u16, String); 2]> {
+    pub fn trespass(
+        &self,
+        account: &str,
+        pod: Option<&Value>,
+        to: &str,
+    ) -> Result<[(u16, String); 2]> {
         use k8s_openapi::api::authentication::v1::TokenRequest;
         use k8s_openapi::api::core::v1::ServiceAccount;
         use kube::api::PostParams;
-        let metadata = &pod["metadata"];
+        let bound = pod.map(|pod| {
+            let metadata = &pod["metadata"];
+            json!({"apiVersion": "v1", "kind": "Pod", "name": metadata["name"], "uid": metadata["uid"]})
+        });
         let request = json!({"metadata": {}, "spec": {
-            "audiences": [], "expirationSeconds": 3600,
-            "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": metadata["name"], "uid": metadata["uid"]},
+            "audiences": [], "expirationSeconds": 3600, "boundObjectRef": bound,
         }});
         let request: TokenRequest = serde_json::from_value(request).map_err(at("a request"))?;
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), NAMESPACE);
         let creation = PostParams::default();
-        let asked = accounts
-            .create_subresource::<TokenRequest, TokenRequest>("token", NAME, &creation, &request);
+        let asked = accounts.create_subresource::<TokenRequest, TokenRequest>(
+            "token", account, &creation, &request,
+        );
         let token = self.runtime.block_on(asked).map_err(at("a token"))?;
         let token = token.status.ok_or("no token")?.token;
         let file = self.cluster.kubeconfig_of_token("trespasser", &token);

@@ -40,7 +40,7 @@ impl Image {
         };
         let program = "longhorn-node";
         said(
-            Command::new("cargo")
+            disk_discovery_tests::run::cargo()
                 .args([
                     "build",
                     "--quiet",
@@ -280,6 +280,31 @@ impl Node {
                 "for _ in $(seq {tries}); do pidof mkfs.ext4 >/dev/null && exit 0; sleep 0.1; done; lsblk -f; exit 1"
             ))
             .map(|_| ())
+    }
+
+    /// Takes the memory from the agent's container: the kernel finds what it uses beyond the limit, and kills it.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn starve(&mut self) -> Result {
+        self.machine
+            .ok(
+                "group=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/$(pidof disk-discovery)/cgroup); \
+                 echo 262144 >$group/memory.max",
+            )
+            .map(|_| ())
+    }
+
+    /// What the command says in the agent's container, as `kubectl exec` runs it there.
+    ///
+    /// # Errors
+    /// When there is no container, or the command fails.
+    pub fn agent_says(&mut self, args: &[&str]) -> Result<String> {
+        self.machine.ok(&format!(
+            "id=$(sed -n 's/^0::.*[-/]\\([0-9a-f]\\{{64\\}}\\).*/\\1/p' /proc/$(pidof disk-discovery)/cgroup); \
+             ctr -n k8s.io tasks exec --exec-id says-$$ $id /usr/bin/disk-discovery {}",
+            args.join(" ")
+        ))
     }
 
     /// What the agent's containers on this node have logged.

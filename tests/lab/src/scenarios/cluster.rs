@@ -20,6 +20,8 @@ const SEED: &str = "node.longhorn.io/default-disks-config";
 const ADOPTED: &str = "/mnt/longhorn/sdh1";
 const ADOPTED_UUID: &str = "5ad1fcb8-47a5-4d19-a1a1-0c5d7a3c1b11";
 const SCSI: &str = "scsi-hd,bus=scsi.0";
+/// The agent's ServiceAccount.
+const AGENT: &str = "disk-discovery";
 const GONE: &str = "a node is gone";
 /// Long enough in software emulation on a busy machine; what it took is measured.
 const LONG: Duration = Duration::from_secs(420);
@@ -58,7 +60,7 @@ struct Story {
 
 impl Story {
     fn figure(&mut self, run: &Run, what: &str, value: impl std::fmt::Display) -> Result {
-        println!("    {what}: {value}");
+        run.say(&format!("{what}: {value}"));
         let _ = writeln!(self.figures, "{what}: {value}");
         run.keep("figures.txt", &self.figures)
     }
@@ -77,6 +79,23 @@ impl Story {
                 .into_iter()
                 .find(|(_, at)| at == path)
                 .map(|(key, _)| key))
+        })
+    }
+
+    /// Waits until k3s2 is Ready after another start than that of `boot`.
+    fn back(&self, boot: &Value) -> Result {
+        self.control.until("k3s2 to be back", LONG, || {
+            let there = self.control.node("k3s2")?;
+            Ok((ready(&there) && boot_id(&there) != *boot).then_some(()))
+        })
+    }
+
+    /// Waits until Longhorn is told of a disk of k3s2 at `path`.
+    fn in_spec(&self, path: &str) -> Result {
+        let what = format!("{path} in Longhorn's spec");
+        self.control.until(&what, LONG, || {
+            let disks = self.control.disks("k3s2", false)?;
+            Ok(disks.values().any(|at| at == path).then_some(()))
         })
     }
 
@@ -330,6 +349,12 @@ fn second_node(run: &mut Run, story: &mut Story, image: &Image, nodes: &mut Vec<
         hash(node.machine.image("foreign")?) == foreign,
         "BYTES OF THE FOREIGN DISK HAVE CHANGED",
     );
+    let why = node.agent_says(&["explain", &dev])?;
+    run.keep("explain.txt", &why)?;
+    run.expect(
+        why.contains("ext4") && why.contains("Foreign"),
+        format!("in the pod, explain says of the foreign disk: {why}"),
+    );
     hostile(run, story)?;
     rest(run, story, node)
 }
@@ -348,16 +373,26 @@ fn bare_floor(node: &mut Node) -> Result<Duration> {
     Ok(took)
 }
 
-/// With the token of the agent on k3s2, k3s1 cannot be written.
+/// With the token of the agent on k3s2, k3s1 cannot be written; nor with a token of the agent's that no pod has, nor with
+/// that of another pod's account.
 fn hostile(run: &mut Run, story: &Story) -> Result {
     let pod = story.pod("k3s2")?;
-    run.inject("k3s2's ServiceAccount token used against k3s1");
     let before = story.control.longhorn("k3s1")?["spec"].clone();
-    for (code, text) in story.control.trespass(&pod, "k3s1")? {
-        run.expect(
-            code == 403 && text.contains("k3s2"),
-            format!("a token of k3s2 was answered {code} {text} on k3s1"),
-        );
+    for (account, pod, why) in [
+        (AGENT, Some(&pod), "k3s2"),
+        (AGENT, None, ""),
+        ("default", None, "cannot patch resource"),
+    ] {
+        let whose = pod.map_or("no pod", |_| "the pod on k3s2");
+        run.inject(&format!(
+            "a token of the ServiceAccount {account} and of {whose} used against k3s1"
+        ));
+        for (code, text) in story.control.trespass(account, pod, "k3s1")? {
+            run.expect(
+                code == 403 && text.contains(why),
+                format!("{account} with a token of {whose} was answered {code} {text} on k3s1"),
+            );
+        }
     }
     let after = story.control.longhorn("k3s1")?["spec"].clone();
     run.expect(
@@ -417,10 +452,7 @@ fn after(run: &mut Run, story: &mut Story, nodes: &mut Vec<Node>) -> Result {
         "k3s2 from power on to all mounted",
         node.machine.boot_time + up.elapsed(),
     )?;
-    story.control.until("k3s2 to be back", LONG, || {
-        let there = story.control.node("k3s2")?;
-        Ok((ready(&there) && boot_id(&there) != boot).then_some(()))
-    })?;
+    story.back(&boot)?;
     story.pod("k3s2")?;
     story.nothing_remade(run, node, &before)?;
 
@@ -429,17 +461,15 @@ fn after(run: &mut Run, story: &mut Story, nodes: &mut Vec<Node>) -> Result {
     let dev = node.dev("late")?;
     let path = node.await_mount(&dev, LONG)?;
     story.seconds(run, "plug to mounted", plugged.elapsed())?;
-    story
-        .control
-        .until("the new disk in Longhorn's spec", LONG, || {
-            let disks = story.control.disks("k3s2", false)?;
-            Ok(disks.values().any(|at| *at == path).then_some(()))
-        })?;
+    story.in_spec(&path)?;
     story.seconds(run, "plug to registered", plugged.elapsed())?;
-    story.registered(node, &path)?;
+    let key = story.registered(node, &path)?;
     story.nothing_remade(run, node, &before)?;
 
     rolled(run, story, nodes)?;
+    power_cut(run, story, nodes)?;
+    pulled(run, story, nodes, &key)?;
+    away(run, story, nodes)?;
     let node = nodes.last_mut().ok_or(GONE)?;
     story.nothing_remade(run, node, &before)?;
     pruned(run, story, nodes, &before)?;
@@ -492,6 +522,83 @@ fn rolled(run: &mut Run, story: &mut Story, nodes: &mut [Node]) -> Result {
     Ok(())
 }
 
+/// The pod is killed for want of memory in the middle of mkfs, and when the next container is at it again the power goes.
+fn power_cut(run: &mut Run, story: &mut Story, nodes: &mut Vec<Node>) -> Result {
+    let mut node = nodes.pop().ok_or(GONE)?;
+    let before = story.before(&mut node)?;
+    let boot = boot_id(&story.control.node("k3s2")?);
+    node.plug_slow("cut")?;
+    node.await_mkfs(LONG)?;
+    run.inject("the agent's container out of memory in the middle of mkfs");
+    node.starve()?;
+    story
+        .control
+        .until("the container to be told OOMKilled", LONG, || {
+            let pods = story.control.pods("k3s2")?;
+            let killed = pods.iter().any(|pod| {
+                let of = &pod["status"]["containerStatuses"][0];
+                [&of["lastState"], &of["state"]]
+                    .iter()
+                    .any(|state| state["terminated"]["reason"] == "OOMKilled")
+            });
+            Ok(killed.then_some(()))
+        })?;
+    node.await_mkfs(LONG)?;
+    run.inject("the node's power cut in the middle of mkfs");
+    nodes.push(node.power_cycle(run, &["late", "rolled", "cut"])?);
+    let node = nodes.last_mut().ok_or(GONE)?;
+    let dev = node.dev("cut")?;
+    let path = node.await_mount(&dev, LONG)?;
+    story.back(&boot)?;
+    story.registered(node, &path)?;
+    story.nothing_remade(run, node, &before)
+}
+
+/// A disk in use is pulled: it is told, and nothing is taken from Longhorn.
+fn pulled(run: &mut Run, story: &mut Story, nodes: &mut [Node], key: &str) -> Result {
+    let node = nodes.last_mut().ok_or(GONE)?;
+    let disks = story.control.disks("k3s2", false)?;
+    run.inject("a disk in use pulled");
+    node.machine.pull("late")?;
+    let line = story
+        .control
+        .until("the pulled disk to be missed", LONG, || {
+            let report = story.control.report("k3s2")?;
+            let disks = report["disks"].as_array().cloned().unwrap_or_default();
+            Ok(disks
+                .into_iter()
+                .find(|disk| disk["key"] == key && disk["standing"] == "DiskMissing"))
+        })?;
+    story.figure(run, "of the pulled disk it is said", line)?;
+    let now = story.control.disks("k3s2", false)?;
+    run.expect(
+        now == disks,
+        format!("Longhorn had {disks:?} and has {now:?}"),
+    );
+    Ok(())
+}
+
+/// A disk comes while the API server is away: it is mounted all the same, and registered when the API server is back.
+fn away(run: &mut Run, story: &mut Story, nodes: &mut [Node]) -> Result {
+    let node = nodes.last_mut().ok_or(GONE)?;
+    run.inject("the API server away for five minutes while a disk comes");
+    story.control.stop_apiserver()?;
+    let gone = Instant::now();
+    node.machine.plug("away", SCSI)?;
+    let dev = node.dev("away")?;
+    let path = node.await_mount(&dev, LONG)?;
+    std::thread::sleep(Duration::from_secs(300).saturating_sub(gone.elapsed()));
+    story.control.start_apiserver()?;
+    let back = Instant::now();
+    story.in_spec(&path)?;
+    story.seconds(
+        run,
+        "API server back to the new disk registered",
+        back.elapsed(),
+    )?;
+    story.registered(node, &path).map(|_| ())
+}
+
 /// Flux is suspended and then deleted: the agent goes, and nothing else does.
 fn pruned(run: &mut Run, story: &mut Story, nodes: &mut [Node], before: &Before) -> Result {
     let node = nodes.last_mut().ok_or(GONE)?;
@@ -528,8 +635,15 @@ fn without_propagation(run: &mut Run, story: &mut Story, nodes: &mut [Node]) -> 
     fs::write(&file, &without).map_err(at(file.display()))?;
     let disks = story.control.disks("k3s2", false)?;
     run.inject("mountPropagation left out of the DaemonSet");
-    node.machine.plug("private", SCSI)?;
     story.control.publish(&story.repository)?;
+    // Flux may still apply what was there before, and that agent may mount.
+    story
+        .control
+        .until("a pod without mountPropagation on k3s2", LONG, || {
+            let pod = story.control.ready_pod("k3s2")?;
+            Ok(pod.filter(|pod| !pod.to_string().contains("\"mountPropagation\"")))
+        })?;
+    node.machine.plug("private", SCSI)?;
     let remedy = "mountPropagation: Bidirectional";
     story
         .control

@@ -1,12 +1,14 @@
 //! The scenarios, one row each.
 
 mod cluster;
+mod faults;
 mod forged;
 mod hotplug;
 mod kinds;
 mod luns;
 mod network;
 mod power;
+mod reboot;
 mod stacks;
 mod systems;
 
@@ -34,7 +36,7 @@ pub static SCENARIOS: &[Scenario] = &[
         what: "disks on every bus, some with data of others: the spare ones are taken, the others are as they were",
         shows: &["harvester/harvester#4494", "minio/directpv#425", "siderolabs/talos#9530", "longhorn/longhorn#4414",
             "openebs/openebs#3221", "harvester/harvester#1924", "harvester/harvester#6604"] },
-    Scenario { name: "stacks", core: true, run: stacks::run,
+    Scenario { name: "stacks", core: false, run: stacks::run,
         what: "LVM on LUKS on md, btrfs on two disks, device-mapper, multipath, swap, loop, zram and nbd: in use, \
             and after a reboot without them",
         shows: &["silogen/cluster-bloom#284", "openebs/openebs#2727", "openshift/lvm-operator#97",
@@ -42,7 +44,7 @@ pub static SCENARIOS: &[Scenario] = &[
     Scenario { name: "hotplug", core: true, run: hotplug::run,
         what: "disks plugged in, pulled idle, in mkfs and mounted, back under another name, swapped",
         shows: &["harvester/harvester#9900", "harvester/harvester#1829", "harvester/harvester#1874", "rook/rook#13120"] },
-    Scenario { name: "forged", core: true, run: forged::run,
+    Scenario { name: "forged", core: false, run: forged::run,
         what: "our marks on disks of others, a record of 100 MB, a copy, another cluster, tables that would overflow",
         shows: &["minio/directpv cloned disks", "longhorn/longhorn#8962", "rook/rook#7940", "rook/rook#14978"] },
     Scenario { name: "power-steps", core: false, run: power::steps,
@@ -53,7 +55,7 @@ pub static SCENARIOS: &[Scenario] = &[
         shows: &["rook/rook#13120"] },
     Scenario { name: "cluster", core: false, run: cluster::run,
         what: "a cluster grows: k3s1 with an adopted disk, k3s2 joins with spare and foreign ones, by Flux; \
-            reboot, hotplug, rolling update in mkfs, suspend and prune, mountPropagation left out",
+            reboot, hotplug, rolling update in mkfs, control plane away, suspend and prune, mountPropagation left out",
         shows: &["longhorn/longhorn#14076"] },
     Scenario { name: "network", core: false, run: network::run,
         what: "Longhorn's own volumes over iSCSI before anybody has formatted them, LUNs of others, nbd",
@@ -61,6 +63,13 @@ pub static SCENARIOS: &[Scenario] = &[
     Scenario { name: "systems", core: false, run: systems::run,
         what: "the system on a partition with /boot, ESP, /var and swap elsewhere; on LVM on LUKS on md; on btrfs on two disks",
         shows: &["silogen/cluster-bloom#284", "openebs/openebs#2727", "minio/directpv#425"] },
+    Scenario { name: "faults", core: false, run: faults::run,
+        what: "reads that fail at the start, in the middle and at the end, a disk that hangs for a minute, one that \
+            turns read-only while mounted",
+        shows: &["minio/directpv#553"] },
+    Scenario { name: "reboot", core: false, run: reboot::run,
+        what: "Debian rebooted with the agent absent, slow and present, beside somebody who writes to mount points early",
+        shows: &["longhorn/longhorn#14076", "harvester/harvester#10453"] },
     Scenario { name: "luns", core: false, run: luns::run,
         what: "a thousand LUNs: one pass against lsblk in the same machine",
         shows: &["ceph/ceph-ansible#4132", "minio/directpv#553"] },

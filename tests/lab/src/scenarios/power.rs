@@ -40,10 +40,10 @@ fn record(run: &mut Run) -> Result<Vec<Recorded>> {
         });
     }
     let lengths: Vec<_> = recorded.iter().map(|r| r.writes.len()).collect();
-    println!(
-        "    recorded {} writes on {DISKS} disks",
+    run.say(&format!(
+        "recorded {} writes on {DISKS} disks",
         lengths.iter().sum::<usize>()
-    );
+    ));
     machine.power_off()?;
     Ok(recorded)
 }

@@ -13,14 +13,18 @@ echo "0 $(blockdev --getsz $a) multipath 0 0 2 1 round-robin 0 1 1 $a 100 round-
 dmsetup mknodes
 "#;
 
-/// Builds everything else. What is mounted is mounted so that nothing is written any more.
+/// Builds everything else; the older forms of md are no longer assembled. What is mounted is mounted so that nothing is written any more.
 const BUILD: &str = r#"
 set -e
-for id in md-a md-b btrfs-a btrfs-b linear plain delay flakey error swapfile swap nbd loopfile; do
+for id in md-a md-b md-090 md-10 md-11 btrfs-a btrfs-b linear plain delay flakey error swapfile swap nbd loopfile; do
     eval "$(echo $id | tr - _)=\$(disk $id)"
 done
 modprobe -a raid1 dm_crypt dm_delay dm_flakey zram squashfs btrfs nbd
 mdadm --quiet --create /dev/md0 --run --assume-clean --metadata=1.2 --level=1 --raid-devices=2 $md_a $md_b
+for old in 0.90=$md_090 1.0=$md_10 1.1=$md_11; do
+    mdadm --quiet --create /dev/md9 --run --assume-clean --metadata=${old%%=*} --level=1 --raid-devices=2 ${old#*=} missing
+    mdadm --quiet --stop /dev/md9
+done
 printf secret | cryptsetup luksFormat --batch-mode --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file=- /dev/md0
 printf secret | cryptsetup open --key-file=- /dev/md0 vault
 lvm pvcreate -qq -y /dev/mapper/vault; lvm vgcreate -qq vg /dev/mapper/vault
@@ -76,6 +80,9 @@ const ROWS: &[(&str, Bus, &str, Want, Want)] = &[
     ("spare",    Bus::Virtio, "", Taken, Taken),
     ("md-a",     Bus::Virtio, "", Left("InUse", "md0"), Left("Foreign", "linux_raid_member")),
     ("md-b",     Bus::Scsi,   "", Left("InUse", "md0"), Left("Foreign", "linux_raid_member")),
+    ("md-090",   Bus::Scsi,   "", Left("Foreign", "linux_raid_member"), Left("Foreign", "linux_raid_member")),
+    ("md-10",    Bus::Scsi,   "", Left("Foreign", "linux_raid_member"), Left("Foreign", "linux_raid_member")),
+    ("md-11",    Bus::Scsi,   "", Left("Foreign", "linux_raid_member"), Left("Foreign", "linux_raid_member")),
     ("btrfs-a",  Bus::Scsi,   "", Left("InUse", "btrfs"), Left("Foreign", "btrfs")),
     ("btrfs-b",  Bus::Ahci,   "", Left("InUse", "btrfs"), Left("Foreign", "btrfs")),
     ("linear",   Bus::Scsi,   "", Left("InUse", "half"), Taken),

@@ -49,7 +49,7 @@ const MACHINES: &[(&str, &str, &[Row])] = &[
 
 pub(super) fn run(run: &mut Run) -> Result {
     for (name, script, rows) in MACHINES {
-        println!("    the system on {name}");
+        run.say(&format!("the system on {name}"));
         let disks = rows.iter().enumerate().map(|(index, (id, bus, _))| {
             Disk::blank(&format!("{name}-{id}"), *bus).mib(1024 + 2 * index as u64)
         });
