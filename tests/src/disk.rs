@@ -107,9 +107,13 @@ impl LoopDisk {
     /// # Panics
     /// When sysfs refuses.
     pub fn hide(&self) {
+        self.unlist(&[ErrorKind::NotFound]);
+    }
+
+    fn unlist(&self, allowed: &[ErrorKind]) {
         for link in self.links() {
             match fs::remove_file(&link) {
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) if allowed.contains(&e.kind()) => {}
                 result => result.unwrap_or_else(|e| panic!("{}: {e}", link.display())),
             }
         }
@@ -178,24 +182,30 @@ impl LoopDisk {
     /// # Panics
     /// When one is in use for more than five seconds; somebody's probe may hold it for a moment.
     pub fn hide_partitions(&self) {
-        let delpart = tool("delpart").expect("delpart is installed");
-        for attempt in 0..100 {
-            let partitions = self.partitions();
-            if partitions.is_empty() {
+        for _ in 0..100 {
+            if self.delete_partitions().is_ok() {
                 return;
-            }
-            for name in partitions {
-                let number = name.rsplit_once('p').unwrap().1;
-                let output = Command::new(&delpart)
-                    .arg(&self.node)
-                    .arg(number)
-                    .output()
-                    .expect("delpart starts");
-                let said = String::from_utf8_lossy(&output.stderr);
-                assert!(output.status.success() || attempt < 99, "{name}: {said}");
             }
             sleep(Duration::from_millis(50));
         }
+        self.delete_partitions().unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    fn delete_partitions(&self) -> Result<(), String> {
+        let delpart = tool("delpart").expect("delpart is installed");
+        for name in self.partitions() {
+            let number = name.rsplit_once('p').unwrap().1;
+            let output = Command::new(&delpart)
+                .arg(&self.node)
+                .arg(number)
+                .output()
+                .expect("delpart starts");
+            if !output.status.success() {
+                let said = String::from_utf8_lossy(&output.stderr);
+                return Err(format!("{name}: {}", said.trim()));
+            }
+        }
+        Ok(())
     }
 
     /// Where this disk or a partition of it is mounted in this thread's namespace, in mount order.
@@ -225,17 +235,25 @@ impl LoopDisk {
     /// # Panics
     /// When something keeps it mounted for more than a second.
     pub fn unmount(&self) {
-        for _ in 0..60 {
-            let Some(point) = self.mount_points().pop() else {
+        for _ in 0..50 {
+            if self.unmount_all() {
                 return;
-            };
+            }
+            sleep(Duration::from_millis(20));
+        }
+        panic!("{} stays mounted at {:?}", self.name(), self.mount_points());
+    }
+
+    /// False when something keeps it mounted.
+    fn unmount_all(&self) -> bool {
+        while let Some(point) = self.mount_points().pop() {
             match umount2(point.as_path(), MntFlags::empty()) {
                 Ok(()) => {}
-                Err(nix::errno::Errno::EBUSY) => sleep(Duration::from_millis(20)),
+                Err(nix::errno::Errno::EBUSY) => return false,
                 Err(e) => panic!("{}: cannot unmount: {e}", point.display()),
             }
         }
-        panic!("{} stays mounted at {:?}", self.name(), self.mount_points());
+        true
     }
 
     /// Unmounts and detaches now, and waits until the kernel has let go of the file.
@@ -258,20 +276,33 @@ impl LoopDisk {
         panic!("{}: still bound after ten seconds", self.node.display());
     }
 
+    /// # Panics
+    /// When it is in use for more than ten seconds.
     fn release(&mut self) {
-        if self.held.is_some() {
-            self.unmount();
-            self.hide_partitions();
-            for link in self.links() {
-                // sysfs itself refuses.
-                if let Err(e) = fs::remove_file(&link)
-                    && !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied)
-                {
-                    panic!("{}: {e}", link.display());
-                }
-            }
-            self.held = None;
+        if self.held.is_none() {
+            return;
         }
+        // From the list first: an agent that still runs begins nothing new with it. What it has begun ends with a
+        // mount, maybe after a look at the mounts here.
+        self.unlist(&[
+            ErrorKind::NotFound,
+            // Without a sandbox it is sysfs itself, which refuses.
+            ErrorKind::PermissionDenied,
+        ]);
+        let mut in_use = String::new();
+        for _ in 0..200 {
+            let unmounted = self.unmount_all();
+            match self.delete_partitions() {
+                Ok(()) if unmounted => {
+                    self.held = None;
+                    return;
+                }
+                Ok(()) => in_use = format!("it stays mounted at {:?}", self.mount_points()),
+                Err(e) => in_use = e,
+            }
+            sleep(Duration::from_millis(50));
+        }
+        panic!("{}: {in_use}", self.name());
     }
 }
 
