@@ -1,7 +1,10 @@
 # The node agent's image: the command, the tools that it starts, and what those load; no shell, no package manager.
 #
-#   docker build -t disk-discovery:0.1.0 .            also: buildah build, podman build; scripts/image does it
-#   docker buildx build --platform linux/amd64,linux/arm64 …    each on a machine of its kind or under emulation
+#   docker build -t disk-discovery:0.1.0 .            with BuildKit; also: buildah build, podman build; scripts/image does it
+#   docker buildx build --platform linux/amd64,linux/arm64 …    also: scripts/image --platform linux/arm64
+#
+# The command is compiled on the builder's own kind of machine; the other stage, which takes a few programs out of Debian's
+# packages, runs programs of the image's architecture: where that is another one, under emulation (qemu-user-static).
 #
 # To build the same image again later, give the bases by digest (RUST, DEBIAN), Debian's packages by a snapshot in
 # such a base, and SOURCE_DATE_EPOCH.
@@ -11,10 +14,10 @@
 ARG RUST=docker.io/library/rust:1.95.0-slim-bookworm
 ARG DEBIAN=docker.io/library/debian:bookworm-slim
 
-FROM ${RUST} AS build
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends gcc libc6-dev libudev-dev pkg-config \
-    && rm -rf /var/lib/apt/lists/*
+FROM --platform=$BUILDPLATFORM ${RUST} AS build
+ARG TARGETARCH
+COPY scripts/image-build /usr/local/bin/
+RUN image-build tools
 WORKDIR /src
 # Dependencies are compiled in a layer of their own, which only a change of the manifests makes anew.
 COPY Cargo.toml Cargo.lock ./
@@ -29,21 +32,22 @@ RUN for member in storage-core agent disk-discovery testbed tests tests/lab test
         mkdir -p "$member/src" && echo '//! Empty.' > "$member/src/lib.rs" || exit 1; \
     done \
     && printf '//! Empty.\nfn main() {}\n' > disk-discovery/src/main.rs \
-    && cargo build --release --locked -p disk-discovery
+    && image-build
 COPY storage-core storage-core
 COPY agent agent
 COPY disk-discovery disk-discovery
 ARG COMMIT=
 # Cargo goes by times: what was built from the empty sources must look older than the real ones.
 RUN find storage-core agent disk-discovery -name '*.rs' -exec touch {} + \
-    && DISK_DISCOVERY_COMMIT="$COMMIT" cargo build --release --locked -p disk-discovery
+    && DISK_DISCOVERY_COMMIT="$COMMIT" image-build
 
-FROM ${DEBIAN} AS runtime
+# Said, though it is the default: buildah 1.28 takes the other stage's platform here without it.
+FROM --platform=$TARGETPLATFORM ${DEBIAN} AS runtime
 # systemd-analyze checks the mount units that `--persist systemd` writes.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends e2fsprogs libudev1 systemd util-linux xfsprogs \
     && rm -rf /var/lib/apt/lists/*
-COPY --from=build /src/target/release/disk-discovery /usr/bin/
+COPY --from=build /src/target/command /usr/bin/disk-discovery
 COPY scripts/image-root /
 COPY LICENSE /usr/share/doc/disk-discovery/copyright
 ARG SOURCE_DATE_EPOCH=0
