@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::statfs::statfs;
-use storage_core::apply::{self, Effect, Outcome, Retry};
+use storage_core::apply::{Effect, Outcome, Retry};
 use storage_core::host::HostRoot;
 use storage_core::model::{
     Approval, BlockDevice, ContentState, DiskId, DiskName, KernelName, Mount, Observation, Own,
@@ -229,17 +229,27 @@ impl Host for RealHost {
         }
         let mut policy = request.policy.clone();
         policy.approvals.extend(request.approvals.iter().cloned());
-        let mut survey = pipeline::survey(&mut self.observer, &policy, &Log);
-        let refused = survey.plan.refused.clone();
         let mut outcomes = Vec::new();
         let mut problem = None;
         let mut retry = false;
-        self.rests
-            .filter(&mut survey.plan, &request.approvals, Instant::now());
         let mut worked = Duration::ZERO;
-        if request.act && !survey.plan.is_empty() {
-            let began = Instant::now();
-            match apply::apply_after(&self.observer, &survey.plan, &policy, &Log) {
+        let mut refused = Vec::new();
+        let mut began = Instant::now();
+        let mut choose = |plan: &mut Plan| {
+            began = Instant::now();
+            refused.clone_from(&plan.refused);
+            self.rests.filter(plan, &request.approvals, began);
+        };
+        let (mut survey, done) = if request.act {
+            pipeline::work(&mut self.observer, &policy, &Log, choose)
+        } else {
+            let mut survey = pipeline::survey(&mut self.observer, &policy, &Log);
+            choose(&mut survey.plan);
+            (survey, None)
+        };
+        if let Some(done) = done {
+            worked = began.elapsed();
+            match done {
                 Ok(done) => {
                     self.rests.note(&survey.plan, &done, Instant::now());
                     outcomes = done;
@@ -251,7 +261,6 @@ impl Host for RealHost {
                 }
                 Err(error) => problem = Some(error.to_string()),
             }
-            worked = began.elapsed();
             survey = pipeline::survey(&mut self.observer, &policy, &Log);
         }
         let own_mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

@@ -7,13 +7,13 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind as Usage;
 use clap::{CommandFactory, FromArgMatches};
-use storage_core::apply::{Effect, Outcome, apply_after};
+use storage_core::apply::{Effect, Outcome};
 use storage_core::classify::{classify_device, classify_in_detail};
 use storage_core::host::HostRoot;
 use storage_core::model::Policy;
 use storage_core::observe::Observer;
 use storage_core::observe::dump::{open_dump, write_dump};
-use storage_core::pipeline::{Survey, survey};
+use storage_core::pipeline::{Survey, survey, work};
 use storage_core::progress::Progress;
 use storage_core::report::{Detail, NodeReport, Producer, report, report_one};
 
@@ -349,15 +349,14 @@ fn once(cli: &Cli, host: &HostRoot, policy: &Policy) -> Result<u8, Failure> {
     }
     let mut observer = Observer::new(host.clone());
     let (before, outcomes, after) = watched(cli, |progress| {
-        let mut before = survey(&mut observer, policy, progress);
-        // A node on which nothing is to be done is not written to, not even by taking the lock.
-        if before.plan.is_empty() {
+        let (mut before, done) = work(&mut observer, policy, progress, |_| {});
+        let Some(outcomes) = done else {
             if cli.wide {
                 before.classification = classify_in_detail(&before.observation, policy);
             }
             return Ok((before, Vec::new(), None));
-        }
-        let outcomes = apply_after(&observer, &before.plan, policy, progress)?;
+        };
+        let outcomes = outcomes?;
         let mut after = survey(&mut observer, policy, progress);
         if cli.wide {
             after.classification = classify_in_detail(&after.observation, policy);

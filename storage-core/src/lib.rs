@@ -78,3 +78,4 @@ pub mod plan;
 pub mod progress;
 pub mod report;
 pub mod sys;
+mod turn;

@@ -1,5 +1,6 @@
 //! The stages in order, for callers that want the whole.
 
+use crate::apply::{ApplyError, Outcome, apply_after};
 use crate::classify::classify;
 use crate::model::{Classification, KernelName, Observation, Policy};
 use crate::observe::Observer;
@@ -44,5 +45,32 @@ pub fn survey(observer: &mut Observer, policy: &Policy, progress: &dyn Progress)
         observation,
         classification,
         plan,
+    }
+}
+
+/// How often a pass looks again because another run has worked meanwhile.
+const LOOKS_AGAIN: usize = 3;
+
+/// A [`survey`] and the work that comes of it, once `choose` has taken out of the plan what the caller does not want done now.
+///
+/// When another run has worked between the look and the lock, it looks again, at most three times. Without anything to do nothing
+/// is written, not even the lock, and there is no result beside the survey.
+pub fn work(
+    observer: &mut Observer,
+    policy: &Policy,
+    progress: &dyn Progress,
+    mut choose: impl FnMut(&mut Plan),
+) -> (Survey, Option<Result<Vec<Outcome>, ApplyError>>) {
+    let mut again = 0;
+    loop {
+        let mut seen = survey(observer, policy, progress);
+        choose(&mut seen.plan);
+        if seen.plan.is_empty() {
+            return (seen, None);
+        }
+        match apply_after(observer, &seen.plan, policy, progress) {
+            Err(ApplyError::Outdated { .. }) if again < LOOKS_AGAIN => again += 1,
+            done => return (seen, Some(done)),
+        }
     }
 }

@@ -9,14 +9,15 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use storage_core::apply::{Effect, HostLock, Outcome, apply};
+use storage_core::apply::{ApplyError, Effect, HostLock, Outcome, apply, apply_after};
 use storage_core::host::HostRoot;
 use storage_core::model::{
     Approval, FilesystemKind, KernelName, Layout, Persist, Policy, Selector, SelectorRule,
     Transport, VerdictKind,
 };
 use storage_core::observe::Observer;
-use storage_core::pipeline::{Survey, survey};
+use storage_core::pipeline::{Survey, survey, work};
+use storage_core::plan::Plan;
 use storage_core::progress::{Event, Progress, Silent};
 use tempfile::TempDir;
 
@@ -507,6 +508,57 @@ fn a_second_run_is_refused_and_told_who_holds_the_lock() {
     assert!(error.to_string().contains(&holder), "{error}");
     drop(held);
     bench.converge();
+}
+
+#[test]
+fn a_plan_from_before_another_run_has_worked_is_not_carried_out_and_a_new_look_finds_it_done() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let bench = Bench::new(64 << 20, 512);
+    let own = |plan: &mut Plan| plan.disks.retain(|d| d.device == bench.device());
+    let mut early = Observer::new(bench.host.clone());
+    let mut before = survey(&mut early, &bench.policy, &Silent);
+    own(&mut before.plan);
+    // One that looked while another was at work is no better.
+    let held = HostLock::acquire(&bench.host).unwrap();
+    let mut meanwhile = Observer::new(bench.host.clone());
+    let mut during = survey(&mut meanwhile, &bench.policy, &Silent);
+    own(&mut during.plan);
+    drop(held);
+    bench.converge();
+    for (observer, plan) in [(&early, &before.plan), (&meanwhile, &during.plan)] {
+        assert!(!plan.is_empty());
+        let error = apply_after(observer, plan, &bench.policy, &Silent).unwrap_err();
+        assert!(matches!(error, ApplyError::Outdated { .. }), "{error}");
+    }
+    let (after, done) = work(&mut early, &bench.policy, &Silent, own);
+    assert!(done.is_none() && after.plan.is_empty());
+}
+
+#[test]
+fn after_a_run_that_was_killed_the_next_looks_twice_and_works() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let bench = Bench::new(64 << 20, 512);
+    drop(HostLock::acquire(&bench.host).unwrap());
+    fs::write(bench.host.run.join("disk-discovery/lock"), "1 killed").unwrap();
+    let mut observer = Observer::new(bench.host.clone());
+    let mut looks = 0;
+    let (_, done) = work(&mut observer, &bench.policy, &Silent, |plan| {
+        looks += 1;
+        plan.disks.retain(|d| d.device == bench.device());
+    });
+    let outcomes = done.unwrap().unwrap();
+    assert_eq!(looks, 2);
+    assert!(!outcomes.is_empty());
+    assert!(
+        outcomes.iter().all(|o| o.effect == Effect::Changed),
+        "{outcomes:?}"
+    );
 }
 
 #[test]

@@ -28,6 +28,12 @@ pub enum ApplyError {
         /// Process id and command of the holder, as far as known.
         holder: String,
     },
+    /// Another run had the host-wide lock since the look that the plan rests on, or then.
+    #[error("{}: lock: another run worked on this host since the look that the plan rests on; nothing was done, run again", path.display())]
+    Outdated {
+        /// The lock file.
+        path: PathBuf,
+    },
     /// Somebody held the lock on the whole disk for too long.
     #[error(
         "{node}: lock: another program held its lock on the disk for {} s; see lslocks(8)",
@@ -145,6 +151,7 @@ impl ApplyError {
         match self {
             // Passes by itself.
             Self::HostLocked { .. }
+            | Self::Outdated { .. }
             | Self::DiskLocked { .. }
             | Self::Changed { .. }
             | Self::Busy { .. }
@@ -171,6 +178,7 @@ impl ApplyError {
             | Self::Refused { .. } => true,
             Self::Tool(error) => matches!(error, ToolError::Missing { .. }),
             Self::HostLocked { .. }
+            | Self::Outdated { .. }
             | Self::DiskLocked { .. }
             | Self::Io { .. }
             | Self::NotVerified { .. }

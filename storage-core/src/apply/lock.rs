@@ -1,7 +1,7 @@
 //! The two locks: one run per host, one program per disk.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -15,6 +15,7 @@ use crate::host::HostRoot;
 use crate::model::{BlockDevice, DevNum, KernelName};
 use crate::observe::read::ReadAt;
 use crate::sys;
+use crate::turn::{self, Turn};
 
 /// Longest wait for a disk's lock. udevd holds it shared while it probes.
 const DISK_WAIT: Duration = Duration::from_secs(20);
@@ -23,7 +24,18 @@ const DISK_WAIT: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct HostLock {
     // Closing the file releases the lock, however the process ends.
-    _file: File,
+    file: File,
+    /// What its file told when the lock was taken.
+    found: Turn,
+}
+
+impl Drop for HostLock {
+    fn drop(&mut self) {
+        // Who looked meanwhile can tell that it is over. Should it fail, the next run looks twice, as after a kill.
+        if let Err(error) = self.file.set_len(0) {
+            tracing::debug!(%error, "the lock's file could not be emptied");
+        }
+    }
 }
 
 impl HostLock {
@@ -39,17 +51,26 @@ impl HostLock {
         if !uid.is_root() {
             return Err(ApplyError::NotRoot { uid: uid.as_raw() });
         }
-        let dir = run_dir(host)?;
-        let path = dir.join("lock");
-        let mut file = OpenOptions::new()
+        run_dir(host)?;
+        let path = turn::lock_file(host);
+        let mut options = OpenOptions::new();
+        options
             .read(true)
             .write(true)
-            .create(true)
-            .truncate(false)
             .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&path)
-            .map_err(ApplyError::io(path.display(), "open"))?;
+            .custom_flags(libc::O_NOFOLLOW);
+        let failed = |act| ApplyError::io(path.display(), act);
+        let (mut file, made) = match options.clone().create_new(true).open(&path) {
+            Ok(file) => {
+                let made = Turn::of(&file.metadata().map_err(failed("look at"))?);
+                (file, Some(made))
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let file = options.create(true).truncate(false).open(&path);
+                (file.map_err(failed("open"))?, None)
+            }
+            Err(error) => return Err(failed("open")(error)),
+        };
         match file.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {
@@ -62,6 +83,10 @@ impl HostLock {
                 return Err(ApplyError::io(path.display(), "lock")(source));
             }
         }
+        let found = match Turn::of(&file.metadata().map_err(failed("look at"))?) {
+            now if made == Some(now) => Turn::Free(None),
+            now => now,
+        };
         let command = std::fs::read("/proc/self/comm").unwrap_or_default();
         let text = format!(
             "{} {}",
@@ -71,7 +96,12 @@ impl HostLock {
         file.set_len(0)
             .and_then(|()| file.write_all(text.as_bytes()))
             .map_err(ApplyError::io(path.display(), "write"))?;
-        Ok(Self { _file: file })
+        Ok(Self { file, found })
+    }
+
+    /// Whether nobody had the lock since `look`, or had it then.
+    pub(super) fn nobody_since(&self, look: Turn) -> bool {
+        matches!(look, Turn::Free(_)) && look == self.found
     }
 }
 

@@ -56,6 +56,7 @@ use crate::model::{DiskName, KernelName, Policy};
 use crate::observe::Observer;
 use crate::plan::Plan;
 use crate::progress::Progress;
+use crate::turn;
 
 mod disk;
 mod error;
@@ -147,14 +148,20 @@ pub fn apply(
 /// observer remembers serves under the conditions that hold in any pass, which saves reading them once more.
 ///
 /// # Errors
-/// Those of [`apply`].
+/// Those of [`apply`], and [`ApplyError::Outdated`] when another run had the lock since the observer's last pass began, or then:
+/// what the plan does may be done already. [`crate::pipeline::work`] looks again by itself.
 pub fn apply_after(
     observer: &Observer,
     plan: &Plan,
     policy: &Policy,
     progress: &dyn Progress,
 ) -> Result<Vec<Outcome>, ApplyError> {
-    let _lock = HostLock::acquire(observer.host())?;
+    let lock = HostLock::acquire(observer.host())?;
+    if observer.turn().is_some_and(|look| !lock.nobody_since(look)) {
+        return Err(ApplyError::Outdated {
+            path: turn::lock_file(observer.host()),
+        });
+    }
     run(
         plan,
         observer.host(),

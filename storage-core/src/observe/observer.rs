@@ -22,6 +22,7 @@ use crate::model::{
     Observation, PartitionOf, Policy, ReadError, ReadErrorKind, Samples, Witnesses,
 };
 use crate::progress::{Event, Progress};
+use crate::turn::Turn;
 
 /// Reads the host, pass by pass.
 #[derive(Debug, Clone)]
@@ -34,6 +35,8 @@ pub struct Observer {
     read: BTreeSet<KernelName>,
     /// Whether there may be a next pass to remember anything for.
     remembers: bool,
+    /// Who was at work when the last pass began.
+    turn: Option<Turn>,
 }
 
 impl Observer {
@@ -46,6 +49,7 @@ impl Observer {
             stuck: BTreeMap::new(),
             read: BTreeSet::new(),
             remembers: true,
+            turn: None,
         }
     }
 
@@ -64,6 +68,11 @@ impl Observer {
         &self.host
     }
 
+    /// Who was at work when the last pass began; None before the first.
+    pub(crate) fn turn(&self) -> Option<Turn> {
+        self.turn
+    }
+
     /// Forgets all contents: the next pass reads every device. Reads that hang stay known.
     pub fn forget(&mut self) {
         self.remembered.clear();
@@ -78,6 +87,7 @@ impl Observer {
     /// One pass over the host. Never fails: what could not be read is in the result.
     pub fn observe(&mut self, policy: &Policy) -> Observation {
         let host = Arc::clone(&self.host);
+        self.turn = Some(Turn::now(&host));
         self.observe_from(Source::new(&host), policy, &Reader::plain(&host))
     }
 
