@@ -111,8 +111,12 @@ pub(super) fn run(run: &mut Run) -> Result {
         run.inject(&format!("{id}: reads fail"));
     }
     let before = machine.hashes();
-    let bad = ["bad-start", "bad-middle", "bad-end"]
-        .map(|id| (id, Left("Unreadable", "Input/output error")));
+    let bad = [
+        ("bad-start", "its content could not be read"),
+        ("bad-middle", "the proof of blankness failed"),
+        ("bad-end", "its content could not be read"),
+    ]
+    .map(|(id, words)| (id, Left("Unreadable", words)));
 
     run.inject("a disk hangs for a minute");
     server.signal(Signal::SIGSTOP)?;

@@ -4,6 +4,7 @@ mod cluster;
 mod faults;
 mod forged;
 mod hotplug;
+mod incidents;
 mod kinds;
 mod luns;
 mod network;
@@ -35,18 +36,18 @@ pub static SCENARIOS: &[Scenario] = &[
     Scenario { name: "kinds", core: true, run: kinds::run,
         what: "disks on every bus, some with data of others: the spare ones are taken, the others are as they were",
         shows: &["harvester/harvester#4494", "minio/directpv#425", "siderolabs/talos#9530", "longhorn/longhorn#4414",
-            "openebs/openebs#3221", "harvester/harvester#1924", "harvester/harvester#6604"] },
+            "openebs/openebs#3221", "harvester/harvester#6604"] },
     Scenario { name: "stacks", core: false, run: stacks::run,
         what: "LVM on LUKS on md, btrfs on two disks, device-mapper, multipath, swap, loop, zram and nbd: in use, \
             and after a reboot without them",
         shows: &["silogen/cluster-bloom#284", "openebs/openebs#2727", "openshift/lvm-operator#97",
-            "harvester/harvester#10362", "openshift/local-storage-operator OCPBUGS-52262"] },
+            "harvester/harvester#10362", "harvester/harvester#1924", "openebs/openebs#2655", "openshift/local-storage-operator OCPBUGS-52262"] },
     Scenario { name: "hotplug", core: true, run: hotplug::run,
         what: "disks plugged in, pulled idle, in mkfs and mounted, back under another name, swapped",
         shows: &["harvester/harvester#9900", "harvester/harvester#1829", "harvester/harvester#1874", "rook/rook#13120"] },
     Scenario { name: "forged", core: false, run: forged::run,
         what: "our marks on disks of others, a record of 100 MB, a copy, another cluster, tables that would overflow",
-        shows: &["minio/directpv cloned disks", "longhorn/longhorn#8962", "rook/rook#7940", "rook/rook#14978"] },
+        shows: &["minio/directpv cloned disks", "longhorn/longhorn#8962", "harvester/harvester#1996", "rook/rook#7940", "rook/rook#14978"] },
     Scenario { name: "power-steps", core: false, run: power::steps,
         what: "the power goes before and behind every flush of a preparation, and what was not flushed may be lost",
         shows: &["rook/rook#13120", "openebs/openebs#2976"] },
@@ -62,14 +63,21 @@ pub static SCENARIOS: &[Scenario] = &[
         shows: &["longhorn/longhorn#4414", "openebs/openebs#3221"] },
     Scenario { name: "systems", core: false, run: systems::run,
         what: "the system on a partition with /boot, ESP, /var and swap elsewhere; on LVM on LUKS on md; on btrfs on two disks",
-        shows: &["silogen/cluster-bloom#284", "openebs/openebs#2727", "minio/directpv#425"] },
+        shows: &["silogen/cluster-bloom#284", "openebs/openebs#2727", "minio/directpv#425", "rook/rook#8046", "rook/rook#5022"] },
     Scenario { name: "faults", core: false, run: faults::run,
         what: "reads that fail at the start, in the middle and at the end, a disk that hangs for a minute, one that \
             turns read-only while mounted",
-        shows: &["minio/directpv#553"] },
+        shows: &["minio/directpv#553", "kubernetes/kubernetes#142243"] },
     Scenario { name: "reboot", core: false, run: reboot::run,
         what: "Debian rebooted with the agent absent, slow and present, beside somebody who writes to mount points early",
         shows: &["longhorn/longhorn#14076", "harvester/harvester#10453"] },
+    Scenario { name: "incidents", core: false, run: incidents::run,
+        what: "a WWN, a serial number and a size that change over a reboot, a disk that somebody holds, a LUKS mapping that comes \
+            and goes, selectors and links that mislead, two runs at once, a mount over ours, no uevents",
+        shows: &["harvester/harvester#8645", "openshift/local-storage-operator#423", "openebs/openebs#3362",
+            "hwameistor/hwameistor#1116", "hwameistor/hwameistor#993", "openshift/local-storage-operator#115",
+            "silogen/cluster-bloom#234", "openebs/openebs#3499", "siderolabs/talos#12370", "longhorn/longhorn#1223",
+            "kubernetes/kubernetes#140376", "openshift/lvm-operator lock", "siderolabs/talos#13069", "minio/directpv#583"] },
     Scenario { name: "luns", core: false, run: luns::run,
         what: "a thousand LUNs: one pass against lsblk in the same machine",
         shows: &["ceph/ceph-ansible#4132", "minio/directpv#553"] },

@@ -1,5 +1,6 @@
 //! Disks under other block devices.
 
+use crate::pass::FLAGS;
 use crate::pass::Want::{self, Left, Taken};
 use crate::{Boot, Bus, Disk, Result, Run, Spec};
 
@@ -16,7 +17,7 @@ dmsetup mknodes
 /// Builds everything else; the older forms of md are no longer assembled. What is mounted is mounted so that nothing is written any more.
 const BUILD: &str = r#"
 set -e
-for id in md-a md-b md-090 md-10 md-11 btrfs-a btrfs-b linear plain delay flakey error swapfile swap nbd loopfile; do
+for id in md-a md-b md-090 md-10 md-11 btrfs-a btrfs-b linear plain delay flakey error mounted swapfile swap nbd loopfile; do
     eval "$(echo $id | tr - _)=\$(disk $id)"
 done
 modprobe -a raid1 dm_crypt dm_delay dm_flakey zram squashfs btrfs nbd
@@ -32,7 +33,7 @@ lvm lvcreate -qq -y -Zn -Wn --noudevsync -L 100M -n data vg
 lvm lvcreate -qq -y -Zn -Wn --noudevsync -L 64M -n spare vg
 lvm vgmknodes
 mkfs.ext4 -q /dev/vg/data
-mkdir -p /m/data /m/btrfs /m/swapfile /m/squash /m/loopfile
+mkdir -p /m/data /m/btrfs /m/mounted /m/swapfile /m/squash /m/loopfile
 mount -o ro,noload /dev/vg/data /m/data
 mkfs.btrfs -q -m raid1 -d raid1 $btrfs_a $btrfs_b
 mount -t btrfs -o ro,device=$btrfs_a,device=$btrfs_b $btrfs_a /m/btrfs
@@ -43,6 +44,7 @@ dd if=/dev/zero of=/dev/mapper/hidden bs=1M count=16 2>/dev/null
 echo "0 $(blockdev --getsz $delay) delay $delay 0 20" | dmsetup create late --noudevsync
 echo "0 $(blockdev --getsz $flakey) flakey $flakey 0 60 1" | dmsetup create moody --noudevsync
 echo "0 $(blockdev --getsz $error) error" | dmsetup create broken --noudevsync
+mkfs.ext4 -q $mounted; mount -o ro,noload $mounted /m/mounted
 mkfs.ext4 -q $swapfile; mount $swapfile /m/swapfile
 dd if=/dev/zero of=/m/swapfile/swap bs=1M count=32 2>/dev/null; mkswap /m/swapfile/swap >/dev/null
 swapon /m/swapfile/swap
@@ -89,10 +91,11 @@ const ROWS: &[(&str, Bus, &str, Want, Want)] = &[
     ("plain",    Bus::Scsi,   "", Left("InUse", "hidden"), Left("Foreign", "unrecognised data")),
     ("delay",    Bus::Scsi,   "", Left("InUse", "late"), Taken),
     ("flakey",   Bus::Scsi,   "", Left("InUse", "moody"), Taken),
+    ("mounted",  Bus::Scsi,   "", Left("InUse", "mounted: at /m/mounted"), Left("Foreign", "ext4")),
     ("swapfile", Bus::Scsi,   "", Left("System", "swap"), Left("Foreign", "ext4")),
     ("swap",     Bus::Ahci,   "", Left("System", "swap"), Left("Foreign", "swap")),
-    ("path-a",   Bus::Scsi,   PATH, Left("InUse", "mpatha"), Left("Quarantined", "WWN")),
-    ("path-b",   Bus::Scsi,   PATH, Left("InUse", "mpatha"), Left("Quarantined", "WWN")),
+    ("path-a",   Bus::Scsi,   PATH, Left("InUse", "is a path of the multipath map"), Left("Quarantined", "WWN")),
+    ("path-b",   Bus::Scsi,   PATH, Left("InUse", "is a path of the multipath map"), Left("Quarantined", "WWN")),
 ];
 
 pub(super) fn run(run: &mut Run) -> Result {
@@ -147,6 +150,16 @@ pub(super) fn run(run: &mut Run) -> Result {
         &machine,
         &before,
         ROWS.iter().filter(|r| r.3 != Taken).map(|r| r.0),
+    );
+
+    run.inject("maps are removed beside passes");
+    let removed = machine.sh(&format!(
+        "(for _ in 1 2 3 4; do disk-discovery --dry-run {FLAGS} >/dev/null 2>&1; done) & passes=$!
+         cryptsetup close hidden && dmsetup remove --retry --noudevsync late; code=$?; wait $passes; exit $code"
+    ))?;
+    run.expect(
+        removed.code == 0,
+        format!("a pass kept somebody's map open: {}", removed.stderr),
     );
 
     // The power goes; the next start finds disks that nobody has assembled.
