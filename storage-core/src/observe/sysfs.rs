@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::error::{gone, is_gone, malformed, unreadable};
 use super::memory::Activity;
@@ -15,7 +16,7 @@ use super::transport::{self, Guess};
 use super::{identity, links};
 use crate::model::{
     BlockDevice, Content, DevNum, DmInfo, DmKind, KernelName, Location, LoopInfo, MdInfo,
-    PartitionOf, ReadError, Transport,
+    PartitionOf, ReadError, ReadErrorKind, Transport,
 };
 
 /// sysfs counts sizes and starts in units of 512 bytes, whatever the sector size.
@@ -468,8 +469,32 @@ fn read_group(
     }
 }
 
+/// How often a device is read that is there and lacks a file, and the pause before the next time.
+const BIRTH: (u32, Duration) = (5, Duration::from_millis(4));
+
 /// Reads one device. `None` when it is gone.
+///
+/// The kernel makes a device's directory and the link to it before the files that tell of it (`device_add`, Linux 6.18): one that
+/// lacks files may be on its way, and is read again for a moment. Half of it would pass for a disk without an identity.
 fn read_device(
+    source: Source<'_>,
+    entry: &Entry,
+    disk: Option<&BlockDevice>,
+    buffer: &mut Buffer,
+) -> Result<Option<BlockDevice>, ReadError> {
+    let (times, pause) = BIRTH;
+    for _ in 1..times {
+        let read = read_device_once(source, entry, disk, buffer)?;
+        let lacks = |d: &BlockDevice| d.errors.iter().any(|e| e.kind == ReadErrorKind::Gone);
+        if source.host.dump || !read.as_ref().is_some_and(lacks) {
+            return Ok(read);
+        }
+        std::thread::sleep(pause);
+    }
+    read_device_once(source, entry, disk, buffer)
+}
+
+fn read_device_once(
     source: Source<'_>,
     entry: &Entry,
     disk: Option<&BlockDevice>,
@@ -520,7 +545,7 @@ fn read_device(
     }
     device.errors = probe.errors;
     // A device that left while we read it is no device with read errors.
-    let missing = |e: &ReadError| e.kind == crate::model::ReadErrorKind::Gone;
+    let missing = |e: &ReadError| e.kind == ReadErrorKind::Gone;
     if device.errors.iter().any(missing)
         && let Err(error) = probe.dir.read("uevent", probe.buffer)
         && is_gone(&error)

@@ -280,6 +280,34 @@ fn a_disk_of_zeros_is_proven_and_a_busy_one_is_not() {
     assert_eq!(device(&seen, "sda").content.blank, Blankness::Busy);
 }
 
+/// As the kernel does it: the directory first, what it holds a moment later.
+#[test]
+fn a_partition_that_is_just_being_made_is_a_partition_and_no_disk_without_an_identity() {
+    let mut host = FakeHost::new();
+    blank_disk(&mut host, SATA);
+    host.partition(&format!("{SATA}/sda1"), 1, 2048, 1024);
+    let start = host.root().sys.join(format!("devices/{SATA}/sda1/start"));
+    let text = fs::read(&start).unwrap();
+    let mut live = host.root();
+    live.dump = false;
+    for comes in [true, false] {
+        fs::remove_file(&start).unwrap();
+        let observation = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(std::time::Duration::from_millis(6));
+                if comes {
+                    fs::write(&start, &text).unwrap();
+                }
+            });
+            let (devices, _) = super::sysfs::devices(super::source::Source::new(&live));
+            devices
+        });
+        let born = &observation[&name("sda1")];
+        assert_eq!(born.partition.is_some(), comes);
+        assert_eq!(born.errors.is_empty(), comes, "{:?}", born.errors);
+    }
+}
+
 #[test]
 fn a_partition_that_the_table_describes_alike_takes_its_content_from_there() {
     let mut host = FakeHost::new();
