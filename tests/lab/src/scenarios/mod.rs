@@ -62,8 +62,10 @@ pub static SCENARIOS: &[Scenario] = &[
         what: "Longhorn's own volumes over iSCSI before anybody has formatted them, LUNs of others, nbd",
         shows: &["longhorn/longhorn#4414", "openebs/openebs#3221"] },
     Scenario { name: "systems", core: false, run: systems::run,
-        what: "the system on a partition with /boot, ESP, /var and swap elsewhere; on LVM on LUKS on md; on btrfs on two disks",
-        shows: &["silogen/cluster-bloom#284", "openebs/openebs#2727", "minio/directpv#425", "rook/rook#8046", "rook/rook#5022"] },
+        what: "the system on a partition with /boot, ESP, /var and swap elsewhere; on LVM on LUKS on md; on btrfs on two disks; \
+            on an iSCSI disk where iSCSI disks are wanted",
+        shows: &["silogen/cluster-bloom#284", "openebs/openebs#2727", "minio/directpv#425", "rook/rook#8046", "rook/rook#5022",
+            "silogen/cluster-bloom#285", "silogen/cluster-bloom#295"] },
     Scenario { name: "faults", core: false, run: faults::run,
         what: "reads that fail at the start, in the middle and at the end, a disk that hangs for a minute, one that \
             turns read-only while mounted",

@@ -1,7 +1,8 @@
 //! Where the system may lie.
 
 use crate::pass::Want::{self, Left, Taken};
-use crate::{Boot, Bus, Disk, Result, Run, Spec};
+use crate::pass::devices_of;
+use crate::{Boot, Bus, Disk, Machine, Result, Run, Spec};
 
 /// Copies the guest in memory to the root that has been mounted at /root.
 const INSTALL: &str = "\nmkdir -p /root/mnt /root/tmp /root/m\n\
@@ -35,6 +36,28 @@ mkfs.btrfs -q -m raid1 -d raid1 $(disk one) $(disk two)
 mount -t btrfs -o device=$(disk one),device=$(disk two) $(disk one) /root
 ";
 
+/// The system on a LUN beside one that is spare, over the kernel's initiator. Their target outlives the move to that root.
+const ISCSI: &str = "set -e
+ln -sfn /run /var/run
+modprobe iscsi_tcp
+truncate -s 1024M /root.img; truncate -s 1026M /lun.img
+tgtd
+for _ in $(seq 50); do tgtadm --op show --mode system >/dev/null 2>&1 && break; sleep 0.2; done
+target() { # number, product, image
+    tgtadm --lld iscsi --op new --mode target --tid $1 -T iqn.2000-01.org.lab:$1
+    tgtadm --lld iscsi --op new --mode logicalunit --tid $1 --lun 1 -b $3
+    tgtadm --lld iscsi --op update --mode logicalunit --tid $1 --lun 1 --params vendor_id=SYNOLOGY,product_id=$2
+    tgtadm --lld iscsi --op bind --mode target --tid $1 -I ALL
+    iscsistart -i iqn.2004-10.org.lab:node -t iqn.2000-01.org.lab:$1 -g 1 -a 127.0.0.1 -p 3260
+}
+target 1 ROOT /root.img
+target 2 LUN /lun.img
+lun() { basename ${1%/device/model}; }
+for _ in $(seq 50); do [ $(cat /sys/block/sd*/device/model | grep -cE '^(ROOT|LUN)') = 2 ] && break; sleep 0.2; done
+lun=/dev/$(lun $(grep -l ROOT /sys/block/sd*/device/model))
+mkfs.ext4 -q $lun && mount $lun /root
+";
+
 type Row = (&'static str, Bus, Want);
 const SYSTEM: Want = Left("System", "the running system is on it");
 
@@ -45,7 +68,45 @@ const MACHINES: &[(&str, &str, &[Row])] = &[
         ("var", Bus::Virtio, SYSTEM), ("swap", Bus::Ahci, SYSTEM), ("spare", Bus::Nvme(0), Taken)]),
     ("lvm-luks-md", LUKS, &[("md-a", Bus::Ahci, SYSTEM), ("md-b", Bus::Scsi, SYSTEM), ("spare", Bus::Scsi, Taken)]),
     ("btrfs", BTRFS, &[("one", Bus::Virtio, SYSTEM), ("two", Bus::Scsi, SYSTEM), ("spare", Bus::Ahci, Taken)]),
+    ("iscsi", ISCSI, &[("root", Bus::Unplugged, SYSTEM), ("lun", Bus::Unplugged, Left("Excluded", "attached by iscsi")),
+        ("spare", Bus::Ahci, Taken)]),
 ];
+
+/// Whoever takes iSCSI disks gets the spare LUN, and keeps the system on the other: it can be written to, and no session ends.
+fn iscsi_is_wanted(run: &mut Run, machine: &mut Machine) -> Result {
+    run.inject("iSCSI is allowed on a machine whose root is an iSCSI disk");
+    let sessions = "ls /sys/class/iscsi_session; cat /sys/class/iscsi_session/*/state";
+    let before = machine.ok(sessions)?;
+    let (code, _) = run.report(machine, "--once --transports=sata,iscsi")?;
+    let (_, report) = run.report(machine, "--dry-run --transports=sata,iscsi")?;
+    run.expect(
+        code == 0 && report["summary"]["planned"].as_u64() == Some(0),
+        format!("--once ended with {code}; then {}", report["summary"]),
+    );
+    for (id, want) in [("root", SYSTEM), ("lun", Taken), ("spare", Taken)] {
+        let id = format!("iscsi-{id}");
+        let devices = devices_of(machine.spec(), &report, &id);
+        run.expect(
+            devices.len() == 1,
+            format!("{id}: {} devices", devices.len()),
+        );
+        for device in &devices {
+            run.judge_one(&id, device, want);
+        }
+    }
+    let after = machine.ok(sessions)?;
+    run.keep("iscsi-sessions.txt", &format!("{before}{after}"))?;
+    run.expect(
+        before == after && before.matches("LOGGED_IN").count() == 2,
+        format!("iSCSI sessions before and after: {before}{after}"),
+    );
+    let written = machine.sh("echo still here >/written && sync && cat /written")?;
+    run.expect(
+        written.stdout == "still here\n",
+        format!("the root cannot be written to: {}", written.stderr),
+    );
+    Ok(())
+}
 
 pub(super) fn run(run: &mut Run) -> Result {
     for (name, script, rows) in MACHINES {
@@ -55,6 +116,8 @@ pub(super) fn run(run: &mut Run) -> Result {
         });
         let mut spec = Spec::new(name, Boot::Small).disks(disks);
         let finders = super::stacks::finders(&spec).replace(&format!("{name}-"), "");
+        // What a target serves lies in memory.
+        spec.memory = if *name == "iscsi" { 2048 } else { spec.memory };
         spec.boot = Boot::Assemble {
             script: format!("{finders}{script}{INSTALL}"),
             init: "/lab/channel".to_owned(),
@@ -75,6 +138,9 @@ pub(super) fn run(run: &mut Run) -> Result {
             .zip(rows.iter().map(|row| row.2))
             .collect();
         run.judge(&mut machine, &report, &wants)?;
+        if *name == "iscsi" {
+            iscsi_is_wanted(run, &mut machine)?;
+        }
         machine.power_off()?;
     }
     Ok(())
