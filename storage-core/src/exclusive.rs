@@ -17,7 +17,7 @@ const PASSING: Duration = Duration::from_millis(200);
 /// How long until it is asked again.
 const AGAIN: Duration = Duration::from_millis(5);
 
-/// Held while a process is started, and while a device that is open exclusively is closed.
+/// Held while a process is started, for the moment in which it has what its parent has open.
 static STARTING: Mutex<()> = Mutex::new(());
 
 /// No process of ours is between fork and exec while this is held.
@@ -28,9 +28,19 @@ pub(crate) fn no_process_starts() -> MutexGuard<'static, ()> {
 /// A device that is open exclusively. Dropped, it is free: no process that we start keeps it.
 #[derive(Debug)]
 pub(crate) struct ExclusiveFile {
-    // Closed before the guard is let go: fields are dropped in this order.
+    // Closed before the other is dropped: fields are dropped in this order.
     file: File,
-    closing: Option<MutexGuard<'static, ()>>,
+    _then: WaitsForStarts,
+}
+
+/// Dropped, no process has what was closed before. Nothing is held meanwhile: a disk that dies may take minutes to close.
+#[derive(Debug)]
+struct WaitsForStarts;
+
+impl Drop for WaitsForStarts {
+    fn drop(&mut self) {
+        drop(no_process_starts());
+    }
 }
 
 impl ExclusiveFile {
@@ -41,8 +51,10 @@ impl ExclusiveFile {
             match open() {
                 Err(error) if is_taken(&error) && began.elapsed() < PASSING => thread::sleep(AGAIN),
                 opened => {
-                    let closing = None;
-                    return opened.map(|file| Self { file, closing });
+                    return opened.map(|file| Self {
+                        file,
+                        _then: WaitsForStarts,
+                    });
                 }
             }
         }
@@ -51,12 +63,6 @@ impl ExclusiveFile {
     /// The open device.
     pub(crate) fn file(&self) -> &File {
         &self.file
-    }
-}
-
-impl Drop for ExclusiveFile {
-    fn drop(&mut self) {
-        self.closing = Some(no_process_starts());
     }
 }
 

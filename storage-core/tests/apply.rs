@@ -821,12 +821,7 @@ fn an_unfinished_filesystem_that_somebody_filled_is_not_made_again() {
         let mut bench = Bench::new(400 << 20, 512);
         bench.policy.layout = Layout::Disk;
         bench.policy.filesystem = filesystem;
-        let mut survey = bench.survey();
-        let steps = &mut survey.plan.disks[0].steps;
-        let commit = steps.iter().position(|s| s.id() == "commit").unwrap();
-        steps.truncate(commit);
-        let outcomes = bench.apply(&survey);
-        assert_eq!(outcomes.last().unwrap().effect, Effect::Changed);
+        stop_before_commit(&mut bench);
         bench.by_hand(&bench.node, |root| {
             fs::write(root.join("thesis"), "precious").unwrap();
         });
@@ -843,6 +838,58 @@ fn an_unfinished_filesystem_that_somebody_filled_is_not_made_again() {
         });
         bench.converge();
         bench.mounted();
+    }
+}
+
+/// Cuts a preparation short behind mkfs.
+fn stop_before_commit(bench: &mut Bench) {
+    let mut survey = bench.survey();
+    let steps = &mut survey.plan.disks[0].steps;
+    let commit = steps.iter().position(|s| s.id() == "commit").unwrap();
+    steps.truncate(commit);
+    let outcomes = bench.apply(&survey);
+    assert_eq!(outcomes.last().unwrap().effect, Effect::Changed);
+}
+
+#[test]
+fn an_unfinished_filesystem_that_does_not_mount_is_made_again_unless_it_was_mounted_once() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    for filesystem in [FilesystemKind::Ext4, FilesystemKind::Xfs] {
+        for filled in [true, false] {
+            let mut bench = Bench::new(400 << 20, 512);
+            bench.policy.layout = Layout::Disk;
+            bench.policy.filesystem = filesystem;
+            stop_before_commit(&mut bench);
+            if filled {
+                bench.by_hand(&bench.node, |root| {
+                    fs::write(root.join("thesis"), "precious").unwrap();
+                });
+            }
+            match filesystem {
+                // The first block of its journal.
+                FilesystemKind::Ext4 => {
+                    run("debugfs", &["-w", "-R", "zap_block -f <8> 0", &bench.node]);
+                }
+                // The headers of its first allocation group.
+                FilesystemKind::Xfs => bench.write(&[0xff; 1536], 512),
+            }
+            if filled {
+                let outcomes = bench.apply(&bench.survey());
+                let reason = refusal(&outcomes);
+                assert!(
+                    reason.contains("has been mounted for writing") && reason.contains("repair"),
+                    "{reason}"
+                );
+                // Refused mounts may have counted in the superblock; what was written to files is all there.
+                run("grep", &["-aq", "precious", &bench.node]);
+                run("wipefs", &["-q", "-a", &bench.node]);
+            }
+            bench.converge();
+            bench.mounted();
+        }
     }
 }
 

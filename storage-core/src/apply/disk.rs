@@ -593,11 +593,16 @@ impl<'a> Work<'a> {
         clearance.release();
         self.watch
             .writing("a look into the filesystem that is to be made again")?;
-        // With its journal replayed, or what was written before a power cut would not be seen. One that does not mount
-        // is half made, and nobody can have mounted it either, unless another host has it at this moment.
+        // Asked before our own mount.
+        let mounted_once = filesystem::was_mounted(target, record)?;
+        // With its journal replayed, or what was written before a power cut would not be seen. Half made it does not mount,
+        // and nobody can have mounted it; unless another host has it at this moment, or it was whole once.
         let stage = match Stage::mount(target, record.filesystem, false) {
             Ok(stage) => Some(stage),
             Err(error) if error.is_busy() => return Err(error),
+            Err(error) if mounted_once => {
+                return Err(was_whole(target, record.filesystem, &error));
+            }
             Err(_) => None,
         };
         if let Some(stage) = stage
@@ -874,6 +879,25 @@ fn wipe_ranges(
         }
     }
     merge(ranges, size, u64::from(sector))
+}
+
+/// Refuses to make a filesystem again that somebody may have filled, and that does not mount now.
+fn was_whole(target: &Target, kind: FilesystemKind, error: &ApplyError) -> ApplyError {
+    let node = target.node.display();
+    let repair = match kind {
+        FilesystemKind::Ext4 => "e2fsck -f",
+        FilesystemKind::Xfs => "xfs_repair",
+    };
+    ApplyError::Refused {
+        object: node.to_string(),
+        act: "make the filesystem again",
+        why: format!(
+            "its preparation was not finished, but its filesystem has been mounted for writing since it was made, and cannot be looked into now: {error}"
+        ),
+        remedy: format!(
+            "repair it with {repair} {node} and mount it by hand to see what it holds; if nothing of that is wanted, wipefs --all {node}"
+        ),
+    }
 }
 
 /// Half-open ranges → `(offset, length)`, sorted and without overlap, within the disk, of whole sectors.

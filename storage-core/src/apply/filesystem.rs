@@ -17,6 +17,8 @@ use super::error::ApplyError;
 use super::exec::{self, Tool};
 use super::lock::open_node;
 use crate::model::{DevNum, FilesystemKind, Layout};
+use crate::observe::read::ReadAt;
+use crate::ondisk::history;
 use crate::ondisk::record::RecordBlock;
 use crate::sys;
 
@@ -162,6 +164,43 @@ pub(super) fn check_superblock(target: &Target, record: &RecordBlock) -> Result<
             None => format!("it shows no {} superblock", record.filesystem.as_str()),
         },
     })
+}
+
+/// Whether the filesystem was mounted for writing since it was made: then somebody may have filled it.
+pub(super) fn was_mounted(target: &Target, record: &RecordBlock) -> Result<bool, ApplyError> {
+    let device = target.open()?;
+    let object = target.node.display().to_string();
+    sys::flush_buffers(&device).map_err(ApplyError::io(&object, "flush"))?;
+    let whole = Whole {
+        device,
+        length: record.length,
+        sector: record.sector,
+    };
+    history::was_mounted(&whole, record.filesystem).map_err(|what| ApplyError::NotVerified {
+        object,
+        what: format!("whether it was mounted since it was made: {what}"),
+    })
+}
+
+/// What carries a filesystem, for reading.
+struct Whole {
+    device: File,
+    length: u64,
+    sector: u32,
+}
+
+impl ReadAt for Whole {
+    fn size(&self) -> u64 {
+        self.length
+    }
+
+    fn logical_sector(&self) -> u32 {
+        self.sector
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.device.read_exact_at(buf, offset)
+    }
 }
 
 /// UUID in the superblock within the first 4 KiB: ext4's at byte 1024, with magic at 56 and UUID at 104; XFS's

@@ -420,7 +420,13 @@ impl MountPoint {
             return Err(held_elsewhere(&target.node.display().to_string()));
         }
         self.verify(host, target).map_err(|what| {
-            let what = match self.take_back(host, target) {
+            // Of a mount that was there before us nothing is taken back.
+            let taken_back = if busy {
+                Ok(false)
+            } else {
+                self.take_back(host, target)
+            };
+            let what = match taken_back {
                 Ok(true) => format!("{what}; it was unmounted again"),
                 Ok(false) => what,
                 Err(error) => format!("{what}; unmounting it failed: {error}"),

@@ -351,6 +351,35 @@ fn what_udev_says_of_the_old_content_does_not_stop_an_approved_overwrite() {
 }
 
 #[test]
+fn a_mount_that_somebody_made_in_the_meantime_is_told_and_left() {
+    if !possible() {
+        return;
+    }
+    let disk = Disk::new();
+    output(Command::new("mkfs.ext4").args(["-q", &disk.node])).unwrap();
+    let point = disk.policy.mount_root.join("sdx");
+    let prepared = mount::prepare_point(&disk.host, &disk.policy, &point).unwrap();
+    output(
+        Command::new("mount")
+            .args(["-o", "ro", &disk.node])
+            .arg(&point),
+    )
+    .unwrap();
+    let target = filesystem::Target {
+        node: PathBuf::from(&disk.node),
+        dev: disk.plan().disks[0].dev,
+    };
+    let options = mount::MountOptions::new(&[]).unwrap();
+    let said = prepared.mount(&disk.host, &target, FilesystemKind::Ext4, &options);
+    let said = said.unwrap_err().to_string();
+    assert!(
+        said.contains("read-only") && !said.contains("unmounted"),
+        "{said}"
+    );
+    assert!(disk.is_mounted(), "somebody's mount was taken away");
+}
+
+#[test]
 fn a_device_that_was_held_is_free_at_once_while_processes_are_started() {
     if !possible() {
         return;

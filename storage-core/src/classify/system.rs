@@ -63,11 +63,15 @@ const VOLUME_TREES: &[&str] = &[
 ];
 
 /// Filesystems that lie in memory or on the network: no disk is under them (the kernel's
-/// Documentation/filesystems).
+/// Documentation/filesystems). Over `autofs` lies what systemd or automount(8) mounts on demand, as a mount of its own.
 const DISKLESS: &[&str] = &[
     "tmpfs", "ramfs", "rootfs", "devtmpfs", "proc", "sysfs", "cgroup", "cgroup2", "nfs", "nfs4",
-    "cifs", "smb3", "9p", "virtiofs", "ceph",
+    "cifs", "smb3", "9p", "virtiofs", "ceph", "autofs",
 ];
+
+/// Filesystems on filesystems that are followed. The kernel stacks two (`FILESYSTEM_MAX_STACK_DEPTH`); a crafted mount
+/// table any number.
+const STACKED_MAX: usize = 64;
 
 /// What the system stands on.
 #[derive(Debug, Default)]
@@ -225,6 +229,8 @@ struct Walk<'g, 'a> {
     found: BTreeSet<&'a KernelName>,
     faults: BTreeSet<String>,
     under_way: BTreeSet<u32>,
+    /// Mounts that need not be followed once more.
+    done: BTreeSet<u32>,
 }
 
 impl<'g, 'a> Walk<'g, 'a> {
@@ -234,6 +240,7 @@ impl<'g, 'a> Walk<'g, 'a> {
             found: BTreeSet::new(),
             faults: BTreeSet::new(),
             under_way: BTreeSet::new(),
+            done: BTreeSet::new(),
         }
     }
 
@@ -242,7 +249,13 @@ impl<'g, 'a> Walk<'g, 'a> {
     }
 
     fn mount(&mut self, mount: &'a Mount) {
-        if DISKLESS.contains(&mount.fstype.as_str()) {
+        if DISKLESS.contains(&mount.fstype.as_str()) || self.done.contains(&mount.id) {
+            return;
+        }
+        if self.under_way.len() >= STACKED_MAX {
+            self.fault(format!(
+                "more than {STACKED_MAX} filesystems are stacked below each other"
+            ));
             return;
         }
         if !self.under_way.insert(mount.id) {
@@ -266,6 +279,7 @@ impl<'g, 'a> Walk<'g, 'a> {
             }
         }
         self.under_way.remove(&mount.id);
+        self.done.insert(mount.id);
     }
 
     /// btrfs has anonymous device numbers; its members stand in `/sys/fs/btrfs`.

@@ -1044,6 +1044,40 @@ mod system {
     }
 
     #[test]
+    fn what_is_mounted_on_demand_is_not_asked_for_a_disk_and_what_lies_over_it_is() {
+        chain(
+            |h| {
+                for disk in ["sda", "sdb"] {
+                    h.disk(disk);
+                    h.part(disk, 1, 1 << 20, 1 << 30);
+                }
+                h.mount_on("sda1", "/", "ext4");
+                h.mount(num(0, 33), "/boot/efi", "autofs", "systemd-1");
+                h.mount_on("sdb1", "/boot/efi", "vfat");
+                h.mount(num(0, 34), "/home", "autofs", "/etc/auto.home");
+            },
+            &["sda", "sda1", "sdb", "sdb1"],
+        );
+    }
+
+    #[test]
+    fn a_crafted_tower_of_overlays_is_given_up_and_two_on_one_are_followed_once() {
+        // Each names the one below it twice: followed every time it is named, the walk would not end.
+        unresolved(
+            |h| {
+                for k in 0..1_000 {
+                    let below = format!("rw,lowerdir=/o{k}:/o{k}");
+                    h.mount(num(0, 1_000 + k), &format!("/o{}", k + 1), "overlay", "o")
+                        .super_options = below;
+                }
+                h.mount(num(0, 40), "/opt", "overlay", "o").super_options =
+                    "rw,lowerdir=/o1000:/o1000".to_owned();
+            },
+            "more than 64 filesystems are stacked",
+        );
+    }
+
+    #[test]
     fn an_overlay_root_over_a_squashfs_on_a_loop_leads_to_the_disk_of_the_file() {
         chain(
             |h| {

@@ -5,6 +5,7 @@
 
 pub mod gpt;
 pub(crate) mod guard;
+pub(crate) mod history;
 mod recognise;
 pub mod record;
 
