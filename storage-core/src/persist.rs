@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::model::{HostFacts, Persist};
+use crate::model::{HostFacts, Persist, Transport};
 use crate::ondisk::record::RecordBlock;
 
 /// The mount option that marks a line of fstab as ours.
@@ -17,6 +17,9 @@ pub const UNIT_MARK: &str = "# Made by disk-discovery";
 /// Mount options that every disk gets.
 pub const FIXED_OPTIONS: [&str; 4] = ["noatime", "nodev", "nosuid", "noexec"];
 
+/// Says that a mount needs the network.
+const NETDEV: &str = "_netdev";
+
 /// All mount options of a disk: the fixed ones, then those of the policy that are not among them.
 #[must_use]
 pub fn mount_options(extra: &[String]) -> Vec<String> {
@@ -25,6 +28,25 @@ pub fn mount_options(extra: &[String]) -> Vec<String> {
         if !options.contains(option) {
             options.push(option.clone());
         }
+    }
+    options
+}
+
+/// The policy's mount options for a line or unit of a disk, with `_netdev` when the disk comes over the network: systemd then
+/// mounts it behind the network, and unmounts it before the network goes (systemd.mount(5)).
+#[must_use]
+pub fn options_for(extra: &[String], transport: Transport) -> Vec<String> {
+    let mut options = extra.to_vec();
+    let network = matches!(
+        transport,
+        Transport::Iscsi
+            | Transport::NvmeFabrics
+            | Transport::Nbd
+            | Transport::Rbd
+            | Transport::Drbd
+    );
+    if network && !options.iter().any(|option| option == NETDEV) {
+        options.push(NETDEV.to_owned());
     }
     options
 }
@@ -270,6 +292,33 @@ mod tests {
     use proptest::prelude::*;
 
     const OTHERS: &str = "# mine\nUUID=abc / ext4 defaults 0 1\n/dev/sdx /data xfs x-other 0 0";
+
+    #[test]
+    fn a_disk_that_comes_over_the_network_is_mounted_behind_it() {
+        let given = ["lazytime".to_owned()];
+        for transport in Transport::ALL.iter().copied() {
+            let options = options_for(&given, transport);
+            let network =
+                ["iscsi", "nvme-fabrics", "nbd", "rbd", "drbd"].contains(&transport.as_str());
+            assert_eq!(options.contains(&NETDEV.to_owned()), network, "{transport}");
+            assert_eq!(
+                options_for(&options, transport),
+                options,
+                "{transport}: twice"
+            );
+        }
+        let record = record(Layout::Gpt, 64 << 20, 512);
+        let (point, options) = (
+            Path::new("/mnt/longhorn/sdb1"),
+            options_for(&given, Transport::Iscsi),
+        );
+        for text in [
+            fstab_line(point, &record, &options),
+            unit_text(point, &record, &options),
+        ] {
+            assert!(text.contains("lazytime,_netdev,nofail"), "{text}");
+        }
+    }
 
     #[test]
     fn a_line_is_added_once_and_taken_away_without_a_trace() {

@@ -659,7 +659,7 @@ pub static KEYS: &[Key] = &[
         shape: Shape::One,
         words: &["none", "fstab", "systemd"],
         help: "How mounts survive a reboot without another run",
-        more: "Only our own marked lines of /etc/fstab, or our own units, are ever changed.",
+        more: "Only our own marked lines of /etc/fstab, or our own units, are ever changed. Those of a disk that comes over the network (iscsi, nvme-fabrics, nbd, rbd, drbd) have _netdev.",
         set: |c, g| word(g, &PERSISTS).map(|it| c.policy.persist = it),
         show: |c| name_of(&PERSISTS, c.policy.persist),
     },

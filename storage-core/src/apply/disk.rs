@@ -24,6 +24,7 @@ use crate::observe::read::ReadAt;
 use crate::ondisk::gpt::{PartitionMark, TableImage};
 use crate::ondisk::record::{RecordBlock, RecordState, filesystem_range};
 use crate::ondisk::{commit_writes, record_write};
+use crate::persist::options_for;
 use crate::plan::{Basis, DiskPlan, Step};
 use crate::progress::Event;
 use crate::sys;
@@ -814,6 +815,7 @@ impl<'a> Work<'a> {
                 claim.record.clone()
             }
         };
+        let options = options_for(&self.run.policy.mount_options, clearance.seen().transport);
         let _one = self
             .run
             .files
@@ -825,7 +827,7 @@ impl<'a> Work<'a> {
                 how,
                 point,
                 record: &record,
-                options: &self.run.policy.mount_options,
+                options: &options,
             },
             &mut |what| self.watch.writing(what),
         )?;

@@ -13,6 +13,7 @@ use crate::model::{
     BlockDevice, Classification, DevNum, DiskId, DiskName, FilesystemKind, KernelName, Layout,
     Mount, Observation, Own, OwnClaim, OwnStage, Persist, Policy, Transport, Verdict, VerdictKind,
 };
+use crate::persist::{is_as_wanted, options_for};
 
 pub use name::{carrier_name, new_name};
 
@@ -340,8 +341,8 @@ fn forget_old(
     }
     let point = mount_point(policy, claim.name());
     let (how, host) = (Persist::None, &observation.host);
-    let gone =
-        crate::persist::is_as_wanted(how, &point, &claim.record, &policy.mount_options, host);
+    let options = options_for(&policy.mount_options, device.transport);
+    let gone = is_as_wanted(how, &point, &claim.record, &options, host);
     (!gone).then_some(Step::Persist { how, point })
 }
 
@@ -384,13 +385,9 @@ fn own_steps(
             point: point.clone(),
         });
     }
-    if !crate::persist::is_as_wanted(
-        policy.persist,
-        &point,
-        &claim.record,
-        &policy.mount_options,
-        &observation.host,
-    ) {
+    let options = options_for(&policy.mount_options, device.transport);
+    let host = &observation.host;
+    if !is_as_wanted(policy.persist, &point, &claim.record, &options, host) {
         steps.push(Step::Persist {
             how: policy.persist,
             point,

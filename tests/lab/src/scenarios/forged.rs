@@ -8,7 +8,7 @@ use disk_discovery_tests::image::{peek, poke};
 
 use crate::pass::FLAGS;
 use crate::pass::Want::{self, Left, Taken};
-use crate::{Boot, Bus, Disk, Result, Run, Spec, at};
+use crate::{Boot, Bus, Disk, Machine, Result, Run, Spec, at};
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap_or_default()
@@ -174,5 +174,71 @@ pub(super) fn run(run: &mut Run) -> Result {
     }
     machine.ok("sync")?;
     run.unchanged(&machine, &before, ["mine"]);
+    machine.ok(&format!("disk-discovery --once {cluster} {FLAGS}"))?;
+    nodes(run, machine.cut(), cluster)
+}
+
+/// Disks of another node: of one that went down with them mounted, and one with the name that a disk of this node has.
+fn nodes(run: &mut Run, mounted: Spec, cluster: &str) -> Result {
+    let on = |node: &str| {
+        let flags = FLAGS.replace("--node-name=lab", &format!("--node-name={node}"));
+        format!("disk-discovery --once {cluster} {flags} -o json")
+    };
+    let look = |run: &mut Run, machine: &mut Machine, node, wants: &[(&str, Want)]| -> Result {
+        let said = machine.sh(&on(node))?;
+        let number = run.tally.machines;
+        run.keep(&format!("node-{node}-{number}.json"), &said.stdout)?;
+        let report = serde_json::from_str(&said.stdout).map_err(at(said.stderr))?;
+        for (id, want) in wants {
+            let devices = crate::pass::devices_of(machine.spec(), &report, id);
+            run.expect(
+                devices.len() == 1,
+                format!("{id}: {} devices", devices.len()),
+            );
+            for device in &devices {
+                run.judge_one(id, device, *want);
+            }
+        }
+        Ok(())
+    };
+    run.inject("disks of a node that went down with them mounted, on another");
+    let mut machine = run.start(mounted)?;
+    let before = machine.hashes();
+    let theirs = Left(
+        "Quarantined",
+        "finished on node lab, and host \"lab\" has it",
+    );
+    look(
+        run,
+        &mut machine,
+        "other",
+        &[("mine", theirs), ("kept", theirs)],
+    )?;
+    machine.ok("sync")?;
+    run.unchanged(&machine, &before, ["mine", "kept"]);
+    drop(machine);
+
+    // Each prepared as the only disk of a machine, and let go of.
+    let mut both = Spec::new("forged", Boot::Small);
+    for (id, node) in [("native", "lab"), ("stranger", "other")] {
+        let mib = 400 + both.disks.len() as u64;
+        let only = Spec::new("forged", Boot::Small).disk(Disk::blank(id, Bus::Scsi).mib(mib));
+        let mut machine = run.start(only)?;
+        look(run, &mut machine, node, &[(id, Taken)])?;
+        machine.ok("umount /mnt/longhorn/*")?;
+        both.disks.extend(machine.power_off()?.disks);
+    }
+    run.inject("a disk of another node with the name of one of this");
+    let mut machine = run.start(both)?;
+    let before = machine.hashes();
+    let namesake = Left("Quarantined", "prepared by node lab");
+    look(
+        run,
+        &mut machine,
+        "lab",
+        &[("native", Taken), ("stranger", namesake)],
+    )?;
+    machine.ok("sync")?;
+    run.unchanged(&machine, &before, ["stranger"]);
     Ok(())
 }

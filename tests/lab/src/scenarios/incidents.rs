@@ -71,9 +71,16 @@ fn selection(run: &mut Run, machine: &mut Machine, finders: &str) -> Result {
             ("wwn", Left("Excluded", "include")),
         ],
     )?;
-    machine
-        .ok("rm /dev/disk/by-id/wwn-0x5000c500a1b2c3d4")
-        .map(drop)
+    machine.ok("rm /dev/disk/by-id/wwn-0x5000c500a1b2c3d4")?;
+    run.inject("a mount root that leads elsewhere");
+    machine.ok("mkdir -p /m/elsewhere && ln -sfn /m/elsewhere /m/root")?;
+    let unfit = Left("Excluded", "/m/root is unfit");
+    left(
+        run,
+        machine,
+        "--once --mount-root=/m/root",
+        &[("wwn", unfit), ("grown", unfit)],
+    )
 }
 
 /// Disks that somebody has for a while.

@@ -17,6 +17,7 @@ dmsetup mknodes
 /// Builds everything else; the older forms of md are no longer assembled. What is mounted is mounted so that nothing is written any more.
 const BUILD: &str = r#"
 set -e
+echo 0 >/proc/sys/vm/swappiness
 for id in md-a md-b md-090 md-10 md-11 btrfs-a btrfs-b linear plain delay flakey error mounted swapfile swap nbd loopfile; do
     eval "$(echo $id | tr - _)=\$(disk $id)"
 done
@@ -45,7 +46,7 @@ echo "0 $(blockdev --getsz $delay) delay $delay 0 20" | dmsetup create late --no
 echo "0 $(blockdev --getsz $flakey) flakey $flakey 0 60 1" | dmsetup create moody --noudevsync
 echo "0 $(blockdev --getsz $error) error" | dmsetup create broken --noudevsync
 mkfs.ext4 -q $mounted; mount -o ro,noload $mounted /m/mounted
-mkfs.ext4 -q $swapfile; mount $swapfile /m/swapfile
+mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 $swapfile; mount $swapfile /m/swapfile
 dd if=/dev/zero of=/m/swapfile/swap bs=1M count=32 2>/dev/null; mkswap /m/swapfile/swap >/dev/null
 swapon /m/swapfile/swap
 mkswap $swap >/dev/null; swapon $swap
@@ -161,6 +162,24 @@ pub(super) fn run(run: &mut Run) -> Result {
         removed.code == 0,
         format!("a pass kept somebody's map open: {}", removed.stderr),
     );
+
+    run.inject("a disk is pulled from under a map");
+    machine.pull("linear")?;
+    let half =
+        machine.ok("basename $(dirname $(dirname $(grep -lx half /sys/block/dm-*/dm/name)))")?;
+    let (_, report) = run.report(
+        &mut machine,
+        "--dry-run --transports=dm --include=path=/dev/mapper/half",
+    )?;
+    let mut devices = report["disks"].as_array().into_iter().flatten();
+    match devices.find(|device| device["device"] == half.trim()) {
+        Some(device) => run.judge_one(
+            "half",
+            device,
+            Left("Unreadable", "which is not among the block devices"),
+        ),
+        None => run.wrong(format!("{half} is in no report")),
+    }
 
     // The power goes; the next start finds disks that nobody has assembled.
     run.inject("power cut with everything assembled");

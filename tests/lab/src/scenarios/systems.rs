@@ -77,8 +77,8 @@ fn iscsi_is_wanted(run: &mut Run, machine: &mut Machine) -> Result {
     run.inject("iSCSI is allowed on a machine whose root is an iSCSI disk");
     let sessions = "ls /sys/class/iscsi_session; cat /sys/class/iscsi_session/*/state";
     let before = machine.ok(sessions)?;
-    let (code, _) = run.report(machine, "--once --transports=sata,iscsi")?;
-    let (_, report) = run.report(machine, "--dry-run --transports=sata,iscsi")?;
+    let (code, _) = run.report(machine, "--once --transports=sata,iscsi --persist=fstab")?;
+    let (_, report) = run.report(machine, "--dry-run --transports=sata,iscsi --persist=fstab")?;
     run.expect(
         code == 0 && report["summary"]["planned"].as_u64() == Some(0),
         format!("--once ended with {code}; then {}", report["summary"]),
@@ -94,6 +94,11 @@ fn iscsi_is_wanted(run: &mut Run, machine: &mut Machine) -> Result {
             run.judge_one(&id, device, want);
         }
     }
+    let lines = machine.ok("grep -c /mnt/longhorn/ /etc/fstab; grep -c ',_netdev,' /etc/fstab")?;
+    run.expect(
+        lines == "2\n1\n",
+        format!("lines of fstab, and those behind the network: {lines}"),
+    );
     let after = machine.ok(sessions)?;
     run.keep("iscsi-sessions.txt", &format!("{before}{after}"))?;
     run.expect(
