@@ -61,7 +61,7 @@ pub static SCENARIOS: &[Scenario] = &[
     Scenario { name: "network", core: false, run: network::run,
         what: "Longhorn's own volumes over iSCSI before anybody has formatted them, LUNs of others, nbd",
         shows: &["longhorn/longhorn#4414", "openebs/openebs#3221"] },
-    Scenario { name: "systems", core: false, run: systems::run,
+    Scenario { name: "systems", core: true, run: systems::run,
         what: "the system on a partition with /boot, ESP, /var and swap elsewhere; on LVM on LUKS on md; on btrfs on two disks; \
             on an iSCSI disk where iSCSI disks are wanted",
         shows: &["silogen/cluster-bloom#284", "openebs/openebs#2727", "minio/directpv#425", "rook/rook#8046", "rook/rook#5022",
@@ -73,7 +73,7 @@ pub static SCENARIOS: &[Scenario] = &[
     Scenario { name: "reboot", core: false, run: reboot::run,
         what: "Debian rebooted with the agent absent, slow and present, beside somebody who writes to mount points early",
         shows: &["longhorn/longhorn#14076", "harvester/harvester#10453"] },
-    Scenario { name: "incidents", core: false, run: incidents::run,
+    Scenario { name: "incidents", core: true, run: incidents::run,
         what: "a WWN, a serial number and a size that change over a reboot, a disk that somebody holds, a LUKS mapping that comes \
             and goes, selectors and links that mislead, two runs at once, a mount over ours, no uevents",
         shows: &["harvester/harvester#8645", "openshift/local-storage-operator#423", "openebs/openebs#3362",
