@@ -167,7 +167,9 @@ impl Spec {
         add("-display", "none".to_owned());
         add("-name", self.name.clone());
         add("-m", self.memory.to_string());
-        add("-smp", self.cpus.to_string());
+        // Where there cannot be a second processor, QEMU before 8.1 leaves out memory barriers (its commit c914d46d0a64): now
+        // and then its own threads miss what the guest has put into a queue of virtio, and the guest waits for ever for a disk.
+        add("-smp", format!("{0},maxcpus={1}", self.cpus, self.cpus + 1));
         add("-kernel", base.join("vmlinuz").display().to_string());
         add("-initrd", initrd.display().to_string());
         add("-append", self.command_line());
