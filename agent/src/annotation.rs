@@ -141,6 +141,7 @@ fn is_seedable(standing: &Registration) -> bool {
         | Registration::NotMounted { .. }
         | Registration::Waiting { .. }
         | Registration::Missing { .. }
+        | Registration::Held { .. }
         | Registration::Unreadable { .. } => false,
     }
 }
@@ -391,6 +392,7 @@ fn why(disk: &DiskView) -> Vec<String> {
                     kept.join(", ")
                 )]
             }
+            Some(Registration::Held { .. }) => vec![disk.sentence()],
             _ => Vec::new(),
         },
         Some(_) => vec![disk.sentence()],

@@ -21,7 +21,7 @@ use storage_core::plan::Plan;
 use storage_core::progress::{Event, Progress};
 use uuid::Uuid;
 
-use crate::longhorn::{Absence, DiskConfig, HostDisk, Presence, UnreadableDisk};
+use crate::longhorn::{Absence, DiskConfig, HeldDisk, HostDisk, Presence, UnreadableDisk};
 use crate::view::{DiskView, Notice};
 
 /// What a pass is asked to do.
@@ -48,6 +48,8 @@ pub struct Findings {
     pub registrable: Vec<HostDisk>,
     /// Disks with a filesystem below the mount root, or our marks, that cannot be read.
     pub unreadable: Vec<UnreadableDisk>,
+    /// Filesystems that are here and not for Longhorn, whatever for: what is registered of them is not gone.
+    pub held: Vec<HeldDisk>,
     /// What it means that a disk is not among them.
     pub absence: Absence,
     /// What concerns the node as a whole.
@@ -363,11 +365,17 @@ pub fn findings(
         };
         let registrable = registrable(survey, device, verdict, policy, own_mounts);
         let unreadable = unreadable(survey, device, &registrable, policy);
+        let held = held(survey, device, &registrable, policy);
         let mut view = disk_view(device, verdict, outcomes, policy, registrable.first());
         if let Some(unreadable) = unreadable.first() {
             view.name = Some(unreadable.name.to_string());
         }
+        view.name = view.name.or_else(|| {
+            let name = held.iter().find_map(|held| held.name.as_ref())?;
+            Some(name.to_string())
+        });
         findings.disks.push(view);
+        findings.held.extend(held);
         findings.registrable.extend(registrable);
         findings.unreadable.extend(unreadable);
         // A disk that could not be read may be one of ours.
@@ -377,7 +385,7 @@ pub fn findings(
             unread.push(device.name.as_str());
         }
     }
-    findings.absence = absence(observation, &unread);
+    findings.absence = absence(survey, &unread);
     for disk in &findings.registrable {
         if let Presence::NotMounted(why) = &disk.presence
             && why.contains(PROPAGATION)
@@ -390,11 +398,16 @@ pub fn findings(
 }
 
 /// What it means that a disk was not seen.
-fn absence(observation: &Observation, unread: &[&str]) -> Absence {
+fn absence(survey: &Survey, unread: &[&str]) -> Absence {
+    let observation = &survey.observation;
     if !observation.witnesses.sysfs {
         return Absence::Unknown;
     }
+    let mut node = survey.classification.node.iter();
     match unread {
+        [] if let Some(fault) = node.find(|r| r.kind == VerdictKind::System) => {
+            Absence::Doubtful(fault.text.clone())
+        }
         [] if !observation.witnesses.mountinfo => {
             Absence::Doubtful("the host's mount table could not be read".to_owned())
         }
@@ -444,6 +457,65 @@ fn unreadable(
             id: None,
             why: why.clone(),
         })
+        .collect()
+}
+
+/// What is on a disk that is not for Longhorn: its filesystems, by our marks, by where they are mounted, by their UUID.
+fn held(
+    survey: &Survey,
+    disk: &BlockDevice,
+    registrable: &[HostDisk],
+    policy: &Policy,
+) -> Vec<HeldDisk> {
+    let Survey {
+        observation,
+        classification,
+        ..
+    } = survey;
+    let claim = match &disk.content.own {
+        Own::Claim(claim) => Some(claim),
+        Own::None | Own::Broken(_) => None,
+    };
+    let verdict = |device: &BlockDevice| classification.verdicts.get(&device.name);
+    let new = |carrier: &BlockDevice, name: Option<DiskName>, id: Option<String>, mounted: bool| {
+        // A partition is judged with its disk; only a doubt about itself weighs more.
+        let doubt = verdict(carrier).filter(|v| v.kind == VerdictKind::Quarantined);
+        let verdict = doubt.or_else(|| verdict(disk))?;
+        let reason = verdict.reasons.first().map(|r| r.text.clone());
+        Some(HeldDisk {
+            device: disk.name.to_string(),
+            name,
+            id,
+            mounted,
+            reason: reason.unwrap_or_else(|| verdict.kind.to_string()),
+            quarantined: verdict.kind == VerdictKind::Quarantined,
+        })
+    };
+    let partitions = disk
+        .partitions
+        .iter()
+        .filter_map(|name| observation.devices.get(name));
+    let filesystems: Vec<HeldDisk> = std::iter::once(disk)
+        .chain(partitions)
+        .filter_map(|device| {
+            let mount = mount_below(survey, device, policy).map(|(name, _)| name);
+            let id = filesystem_uuid(device);
+            let mounted = mount.is_some();
+            let ours =
+                claim.filter(|c| id.as_ref() == Some(&c.record.filesystem_uuid().to_string()));
+            let name = ours.map(|claim| claim.name().clone()).or(mount);
+            (name.is_some() || id.is_some()).then(|| new(device, name, id, mounted))?
+        })
+        .collect();
+    let marked = claim.and_then(|claim| {
+        let id = Some(claim.record.filesystem_uuid().to_string());
+        let seen = filesystems.iter().any(|held| held.id == id);
+        (!seen).then(|| new(disk, Some(claim.name().clone()), id, false))?
+    });
+    filesystems
+        .into_iter()
+        .chain(marked)
+        .filter(|held| registrable.iter().all(|d| Some(&d.id) != held.id.as_ref()))
         .collect()
 }
 
@@ -1110,6 +1182,70 @@ mod tests {
             assert_eq!(found.disks[0].name.as_deref(), Some("sdh1"));
             assert!(matches!(&found.absence, Absence::Doubtful(why) if why.contains("sdh")));
         }
+    }
+
+    #[test]
+    fn a_disk_that_is_held_back_is_here_by_its_mount_and_its_filesystem() {
+        use storage_core::model::Reason;
+        for (kind, mounted) in [
+            (VerdictKind::Excluded, true),
+            (VerdictKind::Quarantined, true),
+            (VerdictKind::System, true),
+            (VerdictKind::Foreign, false),
+        ] {
+            let mounts = [(112, POINT, "rw")];
+            let mut survey = seen(if mounted { &mounts } else { &[] });
+            let verdict = survey.classification.verdicts.values_mut().next().unwrap();
+            verdict.kind = kind;
+            let reason = Reason {
+                rule: "rule",
+                kind,
+                text: "the reason".into(),
+                remedy: None,
+            };
+            verdict.reasons = vec![reason.clone()];
+            if kind == VerdictKind::System {
+                survey.classification.node = vec![reason];
+            }
+            let found = findings(&survey, &[], &Policy::new("k3s1"), "");
+            assert_eq!(found.registrable, []);
+            let [held] = found.held.as_slice() else {
+                panic!("{:?}", found.held)
+            };
+            assert_eq!(
+                held.id.as_deref(),
+                Some("0a1b2c3d-0000-4000-8000-000000000001")
+            );
+            assert_eq!(
+                held.name.as_ref().map(DiskName::as_str),
+                mounted.then_some("sdh1")
+            );
+            assert_eq!(found.disks[0].name.as_deref(), mounted.then_some("sdh1"));
+            assert_eq!(
+                (
+                    held.device.as_str(),
+                    held.mounted,
+                    held.quarantined,
+                    held.reason.as_str()
+                ),
+                (
+                    "sdh",
+                    mounted,
+                    kind == VerdictKind::Quarantined,
+                    "the reason"
+                )
+            );
+            match kind {
+                VerdictKind::System => assert_eq!(
+                    found.absence,
+                    Absence::Doubtful("the reason".into()),
+                    "a node of which too little is known proves no absence"
+                ),
+                _ => assert_eq!(found.absence, Absence::Proven),
+            }
+        }
+        let found = findings(&seen(&[(112, POINT, "rw")]), &[], &Policy::new("k3s1"), "");
+        assert_eq!(found.held, []);
     }
 
     #[test]

@@ -815,6 +815,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             decide(&Input {
                 disks: &findings.registrable,
                 unreadable: &findings.unreadable,
+                held: &findings.held,
                 absence: &findings.absence,
                 live,
                 seed: &seed,
@@ -886,6 +887,16 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             disk.longhorn = standing
                 .zip(name)
                 .and_then(|(s, name)| s.get(name).cloned());
+        }
+        // What bears no name of its own on the host is known by its filesystem.
+        for (name, registration) in standing.into_iter().flatten() {
+            if let Registration::Held { device, .. } = registration
+                && let Some(disk) = disks.iter_mut().find(|d| d.device == *device)
+                && disk.name.is_none()
+            {
+                disk.name = Some(name.clone());
+                disk.longhorn = Some(registration.clone());
+            }
         }
         for (name, registration) in standing.into_iter().flatten() {
             if matches!(registration, Registration::Missing { .. }) {

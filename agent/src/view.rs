@@ -190,6 +190,21 @@ impl DiskView {
         match &self.longhorn {
             Some(Registration::Missing { .. }) => return Some(Standing::Missing),
             Some(Registration::Unreadable { .. }) => return Some(Standing::Unreadable),
+            Some(Registration::Held {
+                quarantined: true, ..
+            }) => return Some(Standing::Quarantined),
+            Some(Registration::Held { mounted: false, .. }) => return Some(Standing::NotMounted),
+            Some(Registration::Held { .. }) => {
+                let refused = matches!(
+                    self.verdict,
+                    Some(VerdictKind::Foreign | VerdictKind::Unreadable | VerdictKind::Unknown)
+                );
+                return Some(if refused {
+                    Standing::Refused
+                } else {
+                    Standing::Registered
+                });
+            }
             Some(Registration::Quarantined { .. }) => return Some(Standing::Quarantined),
             Some(Registration::Registered { .. }) => return Some(Standing::Registered),
             Some(Registration::ByOthers { .. }) => return Some(Standing::Left),
@@ -250,7 +265,9 @@ impl DiskView {
             if let Some(remedy) = &self.remedy {
                 text = format!("{text}; {remedy}");
             }
-            if let Some(approval) = &self.approval {
+            // What Longhorn has registered is not offered to be overwritten.
+            let registered = matches!(self.longhorn, Some(Registration::Held { .. }));
+            if let (Some(approval), false) = (&self.approval, registered) {
                 text = format!("{text}; to have it overwritten, approve {approval}");
             }
         }
@@ -423,6 +440,32 @@ pub(crate) mod tests {
         let notices = transitions(&Told::default(), &view);
         assert_eq!(reasons(&notices), ["DiskRefused"]);
         assert!(notices[0].note.contains("ext4") && notices[0].note.contains("serial-X@0123"));
+    }
+
+    #[test]
+    fn a_registered_disk_that_is_held_back_is_told_with_its_verdicts_reason() {
+        use VerdictKind::{Excluded, Foreign, Quarantined, System};
+        for (verdict, mounted, standing) in [
+            (Excluded, true, Standing::Registered),
+            (System, true, Standing::Registered),
+            (Quarantined, true, Standing::Quarantined),
+            (Quarantined, false, Standing::Quarantined),
+            (Foreign, true, Standing::Refused),
+            (Foreign, false, Standing::NotMounted),
+        ] {
+            let mut disk = disk("sdb", verdict);
+            disk.approval = Some("serial-X@0123456789abcdef01234567".into());
+            disk.longhorn = Some(Registration::Held {
+                device: "sdb".into(),
+                reason: "the reason".into(),
+                mounted,
+                quarantined: verdict == Quarantined,
+            });
+            assert_eq!(disk.standing(), Some(standing), "{verdict}, {mounted}");
+            let sentence = disk.sentence();
+            assert!(sentence.contains("registered") && sentence.contains("the reason"));
+            assert!(!sentence.contains("approve"), "{sentence}");
+        }
     }
 
     #[test]

@@ -139,6 +139,7 @@ fn the_documented_fields_are_those_that_are_shown() {
             | Registration::NotMounted { .. }
             | Registration::Waiting { .. }
             | Registration::Missing { .. }
+            | Registration::Held { .. }
             | Registration::Unreadable { .. } => {}
         }
         let value = serde_json::to_value(&state).unwrap();

@@ -66,6 +66,24 @@ pub struct UnreadableDisk {
     pub why: String,
 }
 
+/// A filesystem that is on this host and is not shown to Longhorn, because of what its disk is judged to be: excluded,
+/// quarantined, or part of a node of which too little is known. It is here all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldDisk {
+    /// Kernel name of the whole disk.
+    pub device: String,
+    /// The name given once, by our marks or its mount point.
+    pub name: Option<DiskName>,
+    /// UUID of the filesystem.
+    pub id: Option<String>,
+    /// Whether it is mounted directly below the mount root.
+    pub mounted: bool,
+    /// Why its disk is held, in the verdict's words.
+    pub reason: String,
+    /// Whether its identity is in doubt.
+    pub quarantined: bool,
+}
+
 /// What it means that a disk is not seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Absence {
@@ -95,6 +113,8 @@ pub struct Input<'a> {
     pub disks: &'a [HostDisk],
     /// Those that cannot be read.
     pub unreadable: &'a [UnreadableDisk],
+    /// Those that are here and not for Longhorn.
+    pub held: &'a [HeldDisk],
     /// What it means that a disk is not among them.
     pub absence: &'a Absence,
     /// The object as it stands.
@@ -272,6 +292,18 @@ pub enum Registration {
         #[serde(skip_serializing_if = "Option::is_none")]
         doubt: Option<String>,
     },
+    /// Registered by us, on this host, and judged to be no disk for Longhorn: its registration is left as it is.
+    Held {
+        /// Kernel name of the whole disk.
+        device: String,
+        /// Why, in the verdict's words.
+        reason: String,
+        /// Whether it is mounted.
+        mounted: bool,
+        /// Whether its identity is in doubt.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        quarantined: bool,
+    },
     /// Registered by us, on this host, and not to be read.
     Unreadable {
         /// What failed.
@@ -294,6 +326,7 @@ impl Registration {
             Self::NotMounted { .. } => "NotMounted",
             Self::Waiting { .. } => "Waiting",
             Self::Missing { .. } => "Missing",
+            Self::Held { .. } => "Held",
             Self::Unreadable { .. } => "Unreadable",
         }
     }
@@ -348,6 +381,12 @@ impl fmt::Display for Registration {
             Self::Waiting { reason, .. } => write!(f, "not registered yet: {reason}"),
             Self::Missing { doubt: None } => f.write_str("registered, but the disk is gone"),
             Self::Missing { doubt: Some(why) } => write!(f, "registered, but not seen; {why}"),
+            Self::Held {
+                reason,
+                mounted: true,
+                ..
+            } => write!(f, "registered, and left as it is: {reason}"),
+            Self::Held { reason, .. } => write!(f, "registered but not mounted: {reason}"),
             Self::Unreadable { reason } => write!(f, "registered, but cannot be read: {reason}"),
         }
     }
@@ -741,14 +780,14 @@ impl Pass<'_> {
         }
     }
 
-    /// Disks that we registered and that this host does not show any more.
+    /// Disks that we registered and that this host does not show any more, or shows as no disks for Longhorn.
     fn judge_missing(&mut self, disks: &mut BTreeMap<String, Registration>) {
         let doubt = match self.input.absence {
-            Absence::Proven => None,
-            Absence::Doubtful(why) => Some(why.clone()),
-            Absence::Unknown => return,
+            Absence::Proven => Some(None),
+            Absence::Doubtful(why) => Some(Some(why.clone())),
+            Absence::Unknown => None,
         };
-        let gone: Vec<String> = self
+        let unseen: Vec<(String, Applied)> = self
             .memory
             .disks
             .iter()
@@ -760,19 +799,50 @@ impl Pass<'_> {
                     .iter()
                     .any(|d| d.name.as_str() == *key && d.id == applied.id)
             })
-            .map(|(key, _)| key.clone())
+            .map(|(key, applied)| (key.clone(), applied.clone()))
             .collect();
-        for key in gone {
+        for (key, applied) in unseen {
             if matches!(disks.get(&key), Some(Registration::Unreadable { .. })) {
                 continue;
             }
+            if let Some(standing) = self.judge_held(&key, &applied) {
+                disks.entry(key).or_insert(standing);
+                continue;
+            }
+            let Some(doubt) = doubt.clone() else {
+                continue;
+            };
             if doubt.is_none() {
                 self.stop_scheduling(&key);
             }
-            let doubt = doubt.clone();
             // A new disk of the same name keeps its own standing (key taken).
             disks.entry(key).or_insert(Registration::Missing { doubt });
         }
+    }
+
+    /// The standing of a disk of ours that is here and held back: by its filesystem, or by where it is mounted.
+    fn judge_held(&self, key: &str, applied: &Applied) -> Option<Registration> {
+        let held = self.input.held.iter();
+        let known = held.filter(|held| {
+            let named = held.name.as_ref().is_some_and(|n| n.as_str() == key);
+            match &held.id {
+                Some(id) => *id == applied.id || (named && held.mounted),
+                None => named,
+            }
+        });
+        // Of a disk and its copy both are in doubt; the one that is mounted is told.
+        let held = known.max_by_key(|held| (held.quarantined, held.mounted))?;
+        if held.id.as_ref().is_some_and(|id| *id != applied.id) {
+            return Some(Registration::KeyTaken {
+                by: format!("another disk, with filesystem {}", applied.id),
+            });
+        }
+        Some(Registration::Held {
+            device: held.device.clone(),
+            reason: held.reason.clone(),
+            mounted: held.mounted,
+            quarantined: held.quarantined,
+        })
     }
 
     fn stop_scheduling(&mut self, key: &str) {

@@ -28,8 +28,8 @@ mod types;
 pub mod values;
 
 pub use decide::{
-    Absence, Change, Decision, DiskConfig, Hold, HostDisk, Input, KnownUuids, Leaf, Presence,
-    Registration, UnreadableDisk, clean_path, decide, want,
+    Absence, Change, Decision, DiskConfig, HeldDisk, Hold, HostDisk, Input, KnownUuids, Leaf,
+    Presence, Registration, UnreadableDisk, clean_path, decide, want,
 };
 pub use memory::{Applied, Memory};
 pub use types::{

@@ -35,6 +35,7 @@ struct Bed {
     old: bool,
     quarantined: BTreeSet<String>,
     unreadable: Vec<UnreadableDisk>,
+    held: Vec<HeldDisk>,
     absence: Absence,
     vanished_off: bool,
     writes: u32,
@@ -69,6 +70,7 @@ impl Bed {
             old: false,
             quarantined: BTreeSet::new(),
             unreadable: Vec::new(),
+            held: Vec::new(),
             absence: Absence::Proven,
             vanished_off: false,
             writes: 0,
@@ -79,6 +81,7 @@ impl Bed {
         decide(&Input {
             disks: &self.disks,
             unreadable: &self.unreadable,
+            held: &self.held,
             absence: &self.absence,
             live: &LonghornNode::decode(self.object.clone()).unwrap(),
             seed: &self.seed,
@@ -542,6 +545,67 @@ fn a_disk_that_cannot_be_read_keeps_its_key_and_is_never_taken_for_another() {
         bed.settle().disks["sdb1"],
         Registration::Refused { .. }
     ));
+}
+
+#[test]
+fn a_disk_that_is_here_and_held_back_is_not_gone_and_keeps_its_scheduling() {
+    for quarantined in [false, true] {
+        let mut bed = Bed::new(&["sdb1", "sdc1"]);
+        bed.vanished_off = true;
+        bed.settle();
+        bed.disks.remove(0);
+        let held = |name: Option<&str>, id: Option<&str>, mounted| HeldDisk {
+            device: "sdb".into(),
+            name: name.map(|n| DiskName::new(n).unwrap()),
+            id: id.map(str::to_owned),
+            mounted,
+            reason: "excluded by rule 1".into(),
+            quarantined,
+        };
+        // By its filesystem, or by where it is mounted when that cannot be told.
+        for disk in [
+            held(Some("sdb1"), Some("fs-of-sdb1"), true),
+            held(None, Some("fs-of-sdb1"), true),
+            held(Some("sdb1"), None, true),
+        ] {
+            bed.held = vec![held(Some("sdb1"), Some("fs-of-sdb1"), false), disk];
+            for absence in [Absence::Proven, Absence::Doubtful("x".into())] {
+                bed.absence = absence;
+                let standing = bed.settle().disks["sdb1"].clone();
+                let Registration::Held {
+                    device,
+                    reason,
+                    mounted: true,
+                    quarantined: doubt,
+                } = &standing
+                else {
+                    panic!("{standing:?}");
+                };
+                assert_eq!((device.as_str(), *doubt), ("sdb", quarantined));
+                assert_eq!(reason, "excluded by rule 1");
+            }
+        }
+        bed.absence = Absence::Proven;
+        bed.held = vec![held(None, Some("fs-of-sdb1"), false)];
+        let standing = bed.settle().disks["sdb1"].clone();
+        assert!(
+            matches!(standing, Registration::Held { mounted: false, .. }),
+            "{standing:?}"
+        );
+        // Another filesystem at its mount point.
+        bed.held = vec![held(Some("sdb1"), Some("another"), true)];
+        let standing = bed.settle().disks["sdb1"].clone();
+        assert!(
+            matches!(standing, Registration::KeyTaken { .. }),
+            "{standing:?}"
+        );
+        assert_eq!(bed.spec("sdb1")["allowScheduling"], json!(true));
+        assert_eq!(bed.writes, 1);
+        // One of that name from elsewhere is not it.
+        bed.held = vec![held(Some("sdb1"), Some("another"), false)];
+        let standing = bed.settle().disks["sdb1"].clone();
+        assert_eq!(standing, Registration::Missing { doubt: None });
+    }
 }
 
 #[test]
