@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use storage_core::plan::Plan;
 use storage_core::progress::{Event, Progress};
 use uuid::Uuid;
 
+use crate::http::Board;
 use crate::longhorn::{Absence, DiskConfig, HeldDisk, HostDisk, Presence, UnreadableDisk};
 use crate::view::{DiskView, Notice};
 
@@ -80,6 +82,8 @@ pub struct RealHost {
     marks: Marks,
     /// Capacities of filesystems, by their UUID and the length of what carries them: one that grew is asked again.
     capacities: BTreeMap<(String, u64), u64>,
+    /// Where a pass shows that it gets on.
+    board: Option<Arc<Board>>,
 }
 
 /// Disks on whose names a selector hangs and udev is still at work, and since when. Only the kernel's uevents wake
@@ -181,10 +185,16 @@ fn failure_of(device: &KernelName, outcomes: &[Outcome]) -> Option<String> {
         })
 }
 
-struct Log;
+struct Log<'a> {
+    board: Option<&'a Board>,
+}
 
-impl Progress for Log {
+impl Progress for Log<'_> {
     fn event(&self, event: &Event) {
+        // Whatever it is: a read that ended, a step, a tool that is at work within its own limit.
+        if let Some(board) = self.board {
+            board.progress();
+        }
         match event {
             Event::StepStarted { device, name, step } => {
                 tracing::info!(%device, %name, step, "step started");
@@ -219,7 +229,15 @@ impl RealHost {
             names: NamesAwaited::default(),
             marks: Marks::default(),
             capacities: BTreeMap::new(),
+            board: None,
         }
+    }
+
+    /// Shows on a board that a pass gets on.
+    #[must_use]
+    pub fn shown_on(mut self, board: Arc<Board>) -> Self {
+        self.board = Some(board);
+        self
     }
 }
 
@@ -237,15 +255,18 @@ impl Host for RealHost {
         let mut worked = Duration::ZERO;
         let mut refused = Vec::new();
         let mut began = Instant::now();
+        let log = Log {
+            board: self.board.as_deref(),
+        };
         let mut choose = |plan: &mut Plan| {
             began = Instant::now();
             refused.clone_from(&plan.refused);
             self.rests.filter(plan, &request.approvals, began);
         };
         let (mut survey, done) = if request.act {
-            pipeline::work(&mut self.observer, &policy, &Log, choose)
+            pipeline::work(&mut self.observer, &policy, &log, choose)
         } else {
-            let mut survey = pipeline::survey(&mut self.observer, &policy, &Log);
+            let mut survey = pipeline::survey(&mut self.observer, &policy, &log);
             choose(&mut survey.plan);
             (survey, None)
         };
@@ -263,7 +284,7 @@ impl Host for RealHost {
                 }
                 Err(error) => problem = Some(error.to_string()),
             }
-            survey = pipeline::survey(&mut self.observer, &policy, &Log);
+            survey = pipeline::survey(&mut self.observer, &policy, &log);
         }
         let own_mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let mut findings = findings(&survey, &outcomes, &policy, &own_mounts);
@@ -973,6 +994,28 @@ mod tests {
         thread::sleep(Duration::from_millis(100));
         let all = marks.read(&paths, limit, read);
         assert!(all.iter().all(|mark| well(Some(mark))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_proof_of_a_disk_that_takes_half_a_day_is_no_hang() {
+        let board = Board::new(Arc::default(), Duration::from_secs(600));
+        let log = Log {
+            board: Some(&board),
+        };
+        for done in 0..11 {
+            board.turn(true);
+            log.event(&Event::Proof {
+                device: KernelName::new("sdb").unwrap(),
+                done,
+                total: 11,
+            });
+            tokio::time::advance(Duration::from_secs(3600)).await;
+            board.turn(true);
+            assert_eq!(board.hung(), None);
+        }
+        tokio::time::advance(Duration::from_secs(3601)).await;
+        board.turn(true);
+        assert!(board.hung().is_some(), "it reads no more");
     }
 
     fn plan() -> Plan {

@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 use crate::page::{POLICY, STYLE, render};
@@ -27,12 +28,14 @@ struct BoardState {
     view: Arc<NodeView>,
     not_ready: Vec<String>,
     turned: Instant,
+    /// The last sign of life of the pass at work: its begin, then its progress.
     passing: Option<Instant>,
     /// The loop turns at least this often when nothing happens.
     idle: Duration,
 }
 
-/// The longest that a pass may take before the agent counts as hung: beyond the limit of any mkfs.
+/// The longest that a pass may show no progress before the agent counts as hung. How long it takes counts for nothing: the
+/// full proof of a large disk takes half a day.
 const PASS_LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
 
 impl Board {
@@ -65,6 +68,15 @@ impl Board {
             } else {
                 None
             };
+        });
+    }
+
+    /// The pass at work got on: the proof of a disk, or a step.
+    pub fn progress(&self) {
+        self.with(|s| {
+            if let Some(passing) = &mut s.passing {
+                *passing = Instant::now();
+            }
         });
     }
 
@@ -109,7 +121,7 @@ impl Board {
         }
         let passing = passing.filter(|p| *p > PASS_LIMIT)?;
         Some(format!(
-            "a pass over the host has taken {} s",
+            "a pass over the host has shown no progress for {} s",
             passing.as_secs()
         ))
     }
@@ -239,6 +251,30 @@ mod tests {
         assert_eq!(board.not_ready().len(), 1);
         board.show(NodeView::default(), vec![]);
         assert!(board.not_ready().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pass_is_alive_as_long_as_it_gets_on_and_hung_when_it_does_not() {
+        let board = board();
+        let hour = Duration::from_secs(3600);
+        for _ in 0..30 {
+            tokio::time::advance(hour).await;
+            board.turn(true);
+            board.progress();
+            assert_eq!(board.hung(), None);
+        }
+        tokio::time::advance(2 * hour).await;
+        board.turn(true);
+        assert_eq!(board.hung(), None);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let hung = board.hung().unwrap();
+        assert!(hung.contains("no progress for 7201 s"), "{hung}");
+        // Its end is the end of that.
+        board.turn(false);
+        board.progress();
+        assert_eq!(board.hung(), None);
+        board.turn(true);
+        assert_eq!(board.hung(), None);
     }
 
     #[tokio::test]

@@ -276,7 +276,7 @@ async fn serve(config: Config, reread: Reread) -> Result<(), AgentError> {
             Arc::new(reread),
         )),
     ];
-    let host = RealHost::new(config.host);
+    let host = RealHost::new(config.host).shown_on(Arc::clone(&board));
     let result = work(settings, api, host, board, wakes, delay, stopped()).await;
     for task in &wakers {
         task.abort();
