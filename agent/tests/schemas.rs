@@ -74,6 +74,7 @@ fn the_documented_fields_are_those_that_are_shown() {
         Registration::KeyTaken { by: reason() },
         Registration::Removed,
         Registration::Quarantined {
+            disk: Some("sdb1".into()),
             node: reason(),
             uuid: reason(),
         },
@@ -88,6 +89,12 @@ fn the_documented_fields_are_those_that_are_shown() {
         },
         Registration::Missing {
             doubt: Some(reason()),
+        },
+        Registration::Held {
+            device: reason(),
+            reason: reason(),
+            mounted: true,
+            quarantined: true,
         },
         Registration::Unreadable { reason: reason() },
     ];

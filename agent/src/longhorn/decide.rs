@@ -263,6 +263,9 @@ pub enum Registration {
     Quarantined {
         /// Where the other one is.
         node: String,
+        /// Which one, when it is on this node and not registered by that UUID.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        disk: Option<String>,
         /// The UUID.
         uuid: String,
     },
@@ -362,7 +365,17 @@ impl fmt::Display for Registration {
                 "removed in Longhorn by somebody; it stays removed until annotation {} on the Longhorn node names it",
                 names::MANAGE
             ),
-            Self::Quarantined { node, uuid } => write!(
+            Self::Quarantined {
+                disk: Some(disk),
+                uuid,
+                ..
+            } => write!(
+                f,
+                "not registered: disk {disk} of this node bears the same Longhorn disk UUID {uuid}; one of them is a \
+                 copy: remove that one, or name the other one in annotation {} on the Longhorn node",
+                names::MANAGE
+            ),
+            Self::Quarantined { node, uuid, .. } => write!(
                 f,
                 "not registered: node {node} reports the same Longhorn disk UUID {uuid}; one of them is a copy: \
                  remove that one, or the other's key in Longhorn"
@@ -734,15 +747,23 @@ impl Pass<'_> {
         };
         let quarantined = |node: &str| Registration::Quarantined {
             node: node.to_owned(),
+            disk: None,
             uuid: uuid.clone(),
         };
-        // A disk that moved to another key is not ready under the old one; a copy beside its original is.
+        // What is not ready has its UUID all the same: after a reboot nothing is. Only the very filesystem that moved to
+        // another key is no copy of the one that is not ready under the old one.
         let live = self.input.live;
-        let here = live.status.disk_status.values().any(|status| {
-            status.disk_uuid == *uuid && status.ready().is_some_and(|c| c.status == "True")
+        let here = live.status.disk_status.iter().any(|(key, status)| {
+            let ready = status.ready().is_some_and(|c| c.status == "True");
+            let moved = key == disk.name.as_str()
+                || self.memory.disks.get(key).is_some_and(|a| a.id == disk.id);
+            status.disk_uuid == *uuid && (ready || !moved)
         });
         if here {
             return Some(quarantined(&live.metadata.name));
+        }
+        if let Some(rival) = self.rival(disk, uuid) {
+            return Some(rival);
         }
         let others = self.input.others;
         if let Some(node) = others.and_then(|others| others.nodes.get(uuid)) {
@@ -759,6 +780,56 @@ impl Pass<'_> {
         self.needs_others |= obstacle(live).is_none();
         let reason = "whether another node has a disk with its Longhorn UUID is not known yet";
         Some(waiting(self.input, disk, reason))
+    }
+
+    /// Another mounted disk of this host that bears the same Longhorn UUID, or may bear it. A registered one goes first, then
+    /// the one that is given to us; of equals neither is registered.
+    fn rival(&self, disk: &HostDisk, uuid: &str) -> Option<Registration> {
+        let live = self.input.live;
+        let given = |disk: &HostDisk| self.given.contains(disk.name.as_str());
+        let registered = |disk: &HostDisk| {
+            let path = clean_path(&disk.path);
+            let mut keys = live.spec.disks.iter();
+            keys.find(|(_, d)| d.path.as_deref().map(clean_path).as_ref() == Some(&path))
+                .map(|(key, _)| key)
+        };
+        let mut unknown = None;
+        let others = self.input.disks.iter().filter(|other| {
+            (&other.name, &other.id) != (&disk.name, &disk.id)
+                && other.presence == Presence::Mounted
+        });
+        for other in others {
+            let key = registered(other);
+            match &other.config {
+                DiskConfig::Uuid(theirs) if theirs == uuid => {}
+                DiskConfig::Unread(why) => {
+                    // Of what is registered Longhorn itself says the UUID.
+                    let status = key.and_then(|key| live.status.disk_status.get(key));
+                    if status.is_none_or(|status| status.disk_uuid.is_empty()) {
+                        let why = why.as_deref().unwrap_or("it is not read yet");
+                        let reason = format!(
+                            "whether disk {} has the same Longhorn UUID is not known, its longhorn-disk.cfg was not \
+                             read: {why}",
+                            other.name
+                        );
+                        unknown = unknown.or(Some(waiting(self.input, disk, &reason)));
+                    }
+                    continue;
+                }
+                DiskConfig::Uuid(_) | DiskConfig::Absent | DiskConfig::Broken(_) => continue,
+            }
+            // One that a user removed from Longhorn is not registered again: nobody fights over the UUID.
+            let removed = key.is_none() && self.is_ours(other) && !given(other);
+            let first = key.is_none() && given(disk) && !given(other);
+            if !removed && !first {
+                return Some(Registration::Quarantined {
+                    node: live.metadata.name.clone(),
+                    disk: Some(other.name.to_string()),
+                    uuid: uuid.to_owned(),
+                });
+            }
+        }
+        unknown
     }
 
     fn judge_unreadable(&self, disk: &UnreadableDisk) -> Registration {

@@ -746,6 +746,75 @@ fn a_copy_beside_its_original_is_quarantined() {
 }
 
 #[test]
+fn a_copy_is_quarantined_although_its_original_is_not_ready() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.settle();
+    let ready = &mut bed.object["status"]["diskStatus"]["sdb1"]["conditions"][0];
+    *ready = json!({"type": "Ready", "status": "False", "reason": "NodeNotReady"});
+    let mut copy = disk("sdc1");
+    copy.config = DiskConfig::Uuid("uuid-sdb1".into());
+    bed.disks.push(copy);
+    let standing = bed.step().disks["sdc1"].clone();
+    assert!(
+        matches!(&standing, Registration::Quarantined { node, .. } if node == "k3s1"),
+        "{standing:?}"
+    );
+    assert_eq!(bed.writes, 1);
+    // The same filesystem that is mounted elsewhere now is no copy.
+    let mut moved = disk("sdd1");
+    moved.id = "fs-of-sdb1".into();
+    moved.config = DiskConfig::Uuid("uuid-sdb1".into());
+    bed.disks = vec![moved];
+    assert_eq!(bed.step().disks["sdd1"], Registration::Pending);
+}
+
+#[test]
+fn a_copy_and_its_original_are_not_registered_together_when_the_longhorn_node_is_made_anew() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.settle();
+    let mut copy = disk("sdc1");
+    copy.config = DiskConfig::Uuid("uuid-sdb1".into());
+    bed.disks.push(copy);
+    bed.settle();
+    bed.object = Bed::new(&[]).object;
+    // The mark of the registered one was of no interest until now.
+    for why in [None, Some("it hangs".to_owned())] {
+        bed.disks[0].config = DiskConfig::Unread(why);
+        let decision = bed.step();
+        assert!(
+            matches!(decision.disks["sdc1"], Registration::Waiting { .. }),
+            "{decision:?}"
+        );
+    }
+    bed.disks[0].config = DiskConfig::Uuid("uuid-sdb1".into());
+    let decision = bed.settle();
+    for (name, other) in [("sdb1", "sdc1"), ("sdc1", "sdb1")] {
+        let standing = &decision.disks[name];
+        assert!(
+            matches!(standing, Registration::Quarantined { disk: Some(disk), .. } if disk == other),
+            "{standing:?}"
+        );
+        assert!(standing.to_string().contains(names::MANAGE));
+    }
+    assert!(bed.keys().is_empty());
+    // The one that is named, and only that.
+    bed.annotate(names::MANAGE, "sdb1");
+    bed.step();
+    assert_eq!(bed.keys(), ["sdb1"]);
+    let decision = bed.step();
+    assert!(matches!(
+        &decision.disks["sdc1"],
+        Registration::Quarantined { disk: Some(disk), .. } if disk == "sdb1"
+    ));
+    // Taken out of Longhorn by its user, it makes room for the other one.
+    bed.sync();
+    bed.object["spec"]["disks"] = json!({});
+    bed.sync();
+    bed.settle();
+    assert_eq!(bed.keys(), ["sdc1"]);
+}
+
+#[test]
 fn a_broken_longhorn_disk_cfg_is_refused_with_what_to_do() {
     let mut bed = Bed::new(&["sdb1"]);
     bed.disks[0].config = DiskConfig::Broken("it is empty".into());
