@@ -183,6 +183,11 @@ pub enum Change {
         /// Key.
         key: String,
     },
+    /// A disk of ours that somebody removed is remembered as removed, and no longer as ours.
+    Forget {
+        /// Key.
+        key: String,
+    },
     /// The operator's `manage` annotation is spent.
     Spend,
 }
@@ -193,6 +198,7 @@ impl fmt::Display for Change {
             Self::Add { key, path } => write!(f, "register disk {key} at {path}"),
             Self::Set { key, leaf, to } => write!(f, "set {} of disk {key} to {to}", leaf.as_str()),
             Self::Claim { key } => write!(f, "take note that disk {key} is ours"),
+            Self::Forget { key } => write!(f, "take note that disk {key} was removed"),
             Self::Spend => write!(f, "remove the annotation {}", names::MANAGE),
         }
     }
@@ -535,6 +541,14 @@ impl Pass<'_> {
         memory.is_some_and(|applied| applied.id == disk.id)
     }
 
+    /// Whether somebody took this disk of ours out of Longhorn.
+    fn was_removed(&self, disk: &HostDisk) -> bool {
+        let key = disk.name.as_str();
+        let gone = !self.input.live.spec.disks.contains_key(key);
+        let removed = self.memory.removed.get(key);
+        (gone && self.is_ours(disk)) || removed.is_some_and(|id| *id == disk.id)
+    }
+
     fn judge_registered(&mut self, disk: &HostDisk, live: &LiveDisk) -> Registration {
         let key = disk.name.as_str();
         let path = live.path.as_deref().unwrap_or_default();
@@ -692,7 +706,7 @@ impl Pass<'_> {
         if let Some((other, _)) = live.spec.disks.iter().find(|(_, d)| same_path(d)) {
             return Registration::ByOthers { key: other.clone() };
         }
-        if self.is_ours(disk) && !self.given.contains(key) {
+        if self.was_removed(disk) && !self.given.contains(key) {
             return Registration::Removed;
         }
         let want = match want(disk) {
@@ -819,7 +833,7 @@ impl Pass<'_> {
                 DiskConfig::Uuid(_) | DiskConfig::Absent | DiskConfig::Broken(_) => continue,
             }
             // One that a user removed from Longhorn is not registered again: nobody fights over the UUID.
-            let removed = key.is_none() && self.is_ours(other) && !given(other);
+            let removed = key.is_none() && self.was_removed(other) && !given(other);
             let first = key.is_none() && given(disk) && !given(other);
             if !removed && !first {
                 return Some(Registration::Quarantined {
@@ -862,7 +876,7 @@ impl Pass<'_> {
             .memory
             .disks
             .iter()
-            .filter(|(key, _)| self.input.live.spec.disks.contains_key(*key))
+            .filter(|(key, applied)| self.stands_for(key, applied))
             .filter(|(key, applied)| {
                 !self
                     .input
@@ -883,7 +897,12 @@ impl Pass<'_> {
             let Some(doubt) = doubt.clone() else {
                 continue;
             };
-            if doubt.is_none() {
+            // What is mounted at its path now is somebody's, and alive.
+            let replaced = self.input.disks.iter().any(|d| {
+                d.presence == Presence::Mounted
+                    && clean_path(&d.path) == clean_path(&applied.spec.path)
+            });
+            if doubt.is_none() && !replaced {
                 self.stop_scheduling(&key);
             }
             // A new disk of the same name keeps its own standing (key taken).
@@ -916,8 +935,19 @@ impl Pass<'_> {
         })
     }
 
+    /// Whether the key is there as we made it. With another path somebody made it stand for something else.
+    fn stands_for(&self, key: &str, applied: &Applied) -> bool {
+        let live = self.input.live.spec.disks.get(key);
+        let path = live.and_then(|live| live.path.as_deref());
+        path.is_some_and(|path| clean_path(path) == clean_path(&applied.spec.path))
+    }
+
     fn stop_scheduling(&mut self, key: &str) {
         if !self.input.vanished_off {
+            return;
+        }
+        let ours = self.memory.disks.get(key);
+        if !ours.is_some_and(|applied| self.stands_for(key, applied)) {
             return;
         }
         let (Some(live), Some(applied)) = (
@@ -934,8 +964,25 @@ impl Pass<'_> {
         }
     }
 
+    /// What somebody removed is ours no longer, only removed.
+    fn forget_removed(&mut self) {
+        let gone = |key: &str| {
+            !self.input.live.spec.disks.contains_key(key) && !self.spec.contains_key(key)
+        };
+        let keys: Vec<String> = self.next.disks.keys().cloned().collect();
+        for key in keys.into_iter().filter(|key| gone(key)) {
+            if let Some(applied) = self.next.disks.remove(&key) {
+                self.next.removed.insert(key.clone(), applied.id);
+                self.changes.push(Change::Forget { key });
+            }
+        }
+        let disks = &self.next.disks;
+        self.next.removed.retain(|key, _| !disks.contains_key(key));
+    }
+
     fn finish(mut self, disks: BTreeMap<String, Registration>) -> Decision {
         let live = self.input.live;
+        self.forget_removed();
         let unknown_given: Vec<String> = self
             .given
             .iter()

@@ -1,4 +1,4 @@
-//! What we set last, kept on the Longhorn Node.
+//! What we set last and what was removed by others, kept on the Longhorn Node.
 
 use std::collections::BTreeMap;
 
@@ -6,13 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use super::types::DiskSpec;
 
-/// What we set last, by disk key.
+/// What we set last, and what stays removed, by disk key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     /// Version of the format, 1.
     pub v: u32,
     /// By disk key.
     pub disks: BTreeMap<String, Applied>,
+    /// Filesystem UUIDs of disks of ours whose key somebody removed. Nothing else is kept of them: a key that comes back is
+    /// whose who made it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub removed: BTreeMap<String, String>,
 }
 
 /// What we set last on one disk.
@@ -30,6 +34,7 @@ impl Default for Memory {
         Self {
             v: 1,
             disks: BTreeMap::new(),
+            removed: BTreeMap::new(),
         }
     }
 }

@@ -12,7 +12,8 @@
 //! The three-way rule of `kubectl apply`: an annotation on the same object, written by the same request, holds what
 //! we set last ([`Memory`]). A leaf that still has that value, or is absent, is ours to change. Any other value is
 //! somebody else's (the user's, by Longhorn's UI, or Flux's) and is kept. A key that we never wrote is not ours at
-//! all. A key that we wrote and that is gone was removed by somebody: it stays removed.
+//! all. A key that we wrote and that is gone was removed by somebody: it stays removed. That it was ours is forgotten with the
+//! next write, and only the removal remembered: whoever makes it again makes it his.
 //!
 //! The memory lives on the Longhorn Node and not on the Kubernetes Node, so that it is written together with what it
 //! remembers and is gone together with it: a Longhorn Node that was made anew has no memory of removals, as

@@ -317,7 +317,11 @@ fn a_disk_that_a_user_removed_stays_removed_until_they_say_otherwise() {
     bed.sync();
     let decision = bed.settle();
     assert_eq!(decision.disks["sdb1"], Registration::Removed);
-    assert_eq!((bed.writes, bed.keys()), (1, vec!["sdc1".to_owned()]));
+    assert_eq!(
+        (bed.writes, bed.keys()),
+        (2, vec!["sdc1".to_owned()]),
+        "that it was removed is written down once"
+    );
     // Other writes do not bring it back.
     bed.disks.push(disk("sdd1"));
     bed.settle();
@@ -326,6 +330,56 @@ fn a_disk_that_a_user_removed_stays_removed_until_they_say_otherwise() {
     assert_eq!(bed.decide().unknown_given, ["nosuch"]);
     bed.settle();
     assert_eq!(bed.keys(), ["sdb1", "sdc1", "sdd1"]);
+}
+
+#[test]
+fn a_key_that_a_user_made_again_is_the_users_whatever_becomes_of_its_disk() {
+    for (id, path, seen) in [
+        ("fs-of-sdb1", "/mnt/longhorn/sdb1", true),
+        ("another", "/mnt/longhorn/sdb1", true),
+        ("fs-of-sdb1", "/elsewhere", true),
+        // Nobody looked while the key was gone.
+        ("another", "/mnt/longhorn/sdb1", false),
+        ("fs-of-sdb1", "/elsewhere", false),
+    ] {
+        let mut bed = Bed::new(&["sdb1", "sdc1"]);
+        bed.vanished_off = true;
+        bed.settle();
+        let gone = bed.disks.remove(0);
+        if seen {
+            bed.object["spec"]["disks"]
+                .as_object_mut()
+                .unwrap()
+                .remove("sdb1");
+            bed.sync();
+            bed.settle();
+        }
+        *bed.spec("sdb1") = json!({"path": path, "allowScheduling": true, "tags": ["theirs"]});
+        bed.sync();
+        let (writes, theirs) = (bed.writes, bed.spec("sdb1").clone());
+        let back = HostDisk {
+            id: id.into(),
+            ..gone
+        };
+        bed.disks.push(back);
+        let case = (id, path, seen);
+        let standing = bed.settle().disks["sdb1"].clone();
+        let left = matches!(
+            standing,
+            Registration::ByOthers { .. } | Registration::KeyTaken { .. }
+        );
+        assert!(left, "{case:?}: {standing:?}");
+        if seen || path == "/elsewhere" {
+            bed.disks.pop();
+            let standing = bed.settle().disks.get("sdb1").cloned();
+            assert_eq!(standing, None, "{case:?}: it is nobody's loss of ours");
+        }
+        assert_eq!(
+            (bed.writes, bed.spec("sdb1").clone()),
+            (writes, theirs),
+            "{case:?}"
+        );
+    }
 }
 
 #[test]
