@@ -188,8 +188,11 @@ pub enum Change {
         /// Key.
         key: String,
     },
-    /// The operator's `manage` annotation is spent.
-    Spend,
+    /// The operator's `manage` annotation is spent, but for the disks that cannot be acted upon yet.
+    Spend {
+        /// What stays of it, separated by commas.
+        left: String,
+    },
 }
 
 impl fmt::Display for Change {
@@ -199,7 +202,10 @@ impl fmt::Display for Change {
             Self::Set { key, leaf, to } => write!(f, "set {} of disk {key} to {to}", leaf.as_str()),
             Self::Claim { key } => write!(f, "take note that disk {key} is ours"),
             Self::Forget { key } => write!(f, "take note that disk {key} was removed"),
-            Self::Spend => write!(f, "remove the annotation {}", names::MANAGE),
+            Self::Spend { left } if left.is_empty() => {
+                write!(f, "remove the annotation {}", names::MANAGE)
+            }
+            Self::Spend { left } => write!(f, "leave of the annotation {} {left}", names::MANAGE),
         }
     }
 }
@@ -980,24 +986,58 @@ impl Pass<'_> {
         self.next.removed.retain(|key, _| !disks.contains_key(key));
     }
 
+    /// Whether a disk that has no standing may be on this host all the same.
+    fn may_be_here(&self, name: &str) -> bool {
+        let mut held = self.input.held.iter();
+        *self.input.absence != Absence::Proven
+            || held.any(|held| held.name.as_ref().is_some_and(|n| n.as_str() == name))
+    }
+
+    /// Whether a disk that was given to us could not be acted upon, and may be later.
+    fn stays_given(&self, name: &str, standing: Option<&Registration>) -> bool {
+        match standing {
+            Some(
+                Registration::Waiting { .. }
+                | Registration::NotMounted { .. }
+                | Registration::Refused { .. }
+                | Registration::Missing { .. }
+                | Registration::Held { .. }
+                | Registration::Unreadable { .. },
+            ) => true,
+            Some(Registration::Quarantined { .. }) => self.needs_others,
+            Some(
+                Registration::Registered { .. }
+                | Registration::Pending
+                | Registration::ByOthers { .. }
+                | Registration::KeyTaken { .. }
+                | Registration::Removed,
+            ) => false,
+            None => self.may_be_here(name),
+        }
+    }
+
     fn finish(mut self, disks: BTreeMap<String, Registration>) -> Decision {
         let live = self.input.live;
         self.forget_removed();
         let unknown_given: Vec<String> = self
             .given
             .iter()
-            .filter(|name| !disks.contains_key(**name))
+            .filter(|name| !disks.contains_key(**name) && !self.may_be_here(name))
             .map(|name| name.chars().take(63).collect())
             .collect();
-        // A disk that still waits keeps the annotation until it can be acted upon.
-        let waits = self.given.iter().any(|name| match disks.get(*name) {
-            Some(Registration::Waiting { .. }) => true,
-            Some(Registration::Quarantined { .. }) => self.needs_others,
-            _ => false,
-        });
-        let spend = live.metadata.annotations.contains_key(names::MANAGE) && !waits;
+        // Name by name: what was acted upon must not be done again to what its user does next.
+        let left: Vec<&str> = self
+            .given
+            .iter()
+            .filter(|name| self.stays_given(name, disks.get(**name)))
+            .copied()
+            .collect();
+        let spend = live.metadata.annotations.contains_key(names::MANAGE)
+            && (left.is_empty() || left.len() < self.given.len());
+        let left = left.join(",");
         if spend {
-            self.changes.push(Change::Spend);
+            let left = left.clone();
+            self.changes.push(Change::Spend { left });
         }
         let hold = obstacle(live).filter(|_| !self.changes.is_empty());
         let patch = (!self.changes.is_empty() && hold.is_none()).then(|| {
@@ -1006,7 +1046,8 @@ impl Pass<'_> {
                 annotations.insert(names::APPLIED.to_owned(), Value::String(self.next.text()));
             }
             if spend {
-                annotations.insert(names::MANAGE.to_owned(), Value::Null);
+                let left = Some(left).filter(|left| !left.is_empty());
+                annotations.insert(names::MANAGE.to_owned(), left.into());
             }
             let mut patch = json!({
                 "metadata": {

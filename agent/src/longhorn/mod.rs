@@ -21,7 +21,8 @@
 //!
 //! # Giving back
 //! `kubectl -n longhorn-system annotate nodes.longhorn.io NODE disk-discovery.io/manage=sdb1` gives a disk (back) to us,
-//! whichever of these cases it is in. The same write that acts on it removes the annotation.
+//! whichever of these cases it is in. The same write that acts on it takes its name out of the annotation; as long as it cannot
+//! be acted upon (it is not mounted, not seen, or refused for what may be put right) the name stays.
 
 mod decide;
 mod memory;

@@ -333,6 +333,66 @@ fn a_disk_that_a_user_removed_stays_removed_until_they_say_otherwise() {
 }
 
 #[test]
+fn a_word_is_kept_until_it_can_be_acted_upon() {
+    let given = |bed: &Bed| {
+        let annotations = &bed.object["metadata"]["annotations"];
+        annotations.get(names::MANAGE).cloned()
+    };
+    let why = || Presence::NotMounted("nothing is mounted there".into());
+    let refused = || DiskConfig::Broken("it is empty".into());
+    for case in ["not mounted", "refused", "nothing was seen", "held"] {
+        let mut bed = Bed::new(&["sdb1", "sdc1"]);
+        bed.settle();
+        bed.object["spec"]["disks"]
+            .as_object_mut()
+            .unwrap()
+            .remove("sdb1");
+        bed.sync();
+        bed.settle();
+        bed.spec("sdc1")["tags"] = json!(["mine"]);
+        bed.annotate(names::MANAGE, "sdb1, sdc1");
+        let whole = bed.disks.clone();
+        match case {
+            "not mounted" => bed.disks[0].presence = why(),
+            "refused" => bed.disks[0].config = refused(),
+            "held" => {
+                bed.held = vec![HeldDisk {
+                    device: "sdb".into(),
+                    name: Some(bed.disks.remove(0).name),
+                    id: None,
+                    mounted: true,
+                    reason: "excluded".into(),
+                    quarantined: false,
+                }];
+            }
+            _ => {
+                bed.disks.clear();
+                bed.absence = Absence::Unknown;
+            }
+        }
+        let decision = bed.settle();
+        assert!(decision.unknown_given.is_empty(), "{case}");
+        let left = given(&bed).unwrap();
+        if case == "nothing was seen" {
+            assert_eq!(left, "sdb1, sdc1");
+        } else {
+            assert_eq!(left, "sdb1", "{case}: the other one was acted upon");
+            assert_eq!(bed.spec("sdc1")["tags"], json!([]), "{case}");
+            bed.spec("sdc1")["tags"] = json!(["mine again"]);
+            let writes = bed.writes;
+            bed.settle();
+            assert_eq!(bed.writes, writes, "{case}: and only once");
+        }
+        bed.disks = whole;
+        bed.held.clear();
+        bed.absence = Absence::Proven;
+        bed.settle();
+        assert_eq!(bed.keys(), ["sdb1", "sdc1"], "{case}");
+        assert_eq!(given(&bed), None, "{case}");
+    }
+}
+
+#[test]
 fn a_key_that_a_user_made_again_is_the_users_whatever_becomes_of_its_disk() {
     for (id, path, seen) in [
         ("fs-of-sdb1", "/mnt/longhorn/sdb1", true),
