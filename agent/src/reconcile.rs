@@ -184,6 +184,9 @@ const UEVENT_INTERVAL: (Duration, u32) = (Duration::from_secs(1), 4);
 const ANSWERS: Duration = Duration::from_secs(5);
 /// Events posted in one turn at most; the rest comes in the next.
 const EVENTS_AT_ONCE: usize = 32;
+/// How long the report waits for events that cannot be posted. Longer than an API server needs to come back; a right that is
+/// missing stays missing.
+const EVENTS_FIRST: Duration = Duration::from_secs(300);
 /// Pause before a pass is repeated because something failed that may pass; doubles.
 const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
 
@@ -248,6 +251,10 @@ pub struct Agent<C, H> {
     pass_failures: u32,
     retry_pass_at: Option<Instant>,
     last_event_texts: BTreeSet<String>,
+    /// When the report goes without the events that it waits for.
+    report_at: Option<Instant>,
+    /// Since when no event could be posted.
+    events_fail_since: Option<Instant>,
 }
 
 impl<C, H> std::fmt::Debug for Agent<C, H> {
@@ -304,6 +311,8 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             pass_failures: 0,
             retry_pass_at: None,
             last_event_texts: BTreeSet::new(),
+            report_at: None,
+            events_fail_since: None,
         }
     }
 
@@ -747,6 +756,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             .values()
             .map(|rest| rest.until)
             .chain(self.ask_others_at)
+            .chain(self.report_at)
             .filter(|at| *at > now)
             .min()
     }
@@ -969,12 +979,17 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             return;
         };
         let text = annotation::report(view);
+        self.report_at = None;
         if meta.annotations.get(names::REPORT) == Some(&text) {
             self.well(Action::Report);
             return;
         }
-        // Events come first: after a crash between the two, one is told twice rather than never.
-        if self.rests.contains_key(&Action::Events) {
+        // Events come first: after a crash between the two, one is told twice rather than never. But what cannot be told
+        // so must not keep the report from being true; until a restart the events are still tried.
+        let patience = self.events_fail_since.map(|since| since + EVENTS_FIRST);
+        let given_up = patience.is_some_and(|end| end <= Instant::now());
+        if self.rests.contains_key(&Action::Events) && !given_up {
+            self.report_at = patience;
             return;
         }
         let annotations = BTreeMap::from([(names::REPORT, text)]);
@@ -1061,9 +1076,11 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         let late = notices.split_off(notices.len().min(EVENTS_AT_ONCE));
         if let Err(trouble) = self.post(&meta.uid, &notices).await {
             self.wrong(Action::Events, &trouble);
+            self.events_fail_since.get_or_insert_with(Instant::now);
             return;
         }
         self.well(Action::Events);
+        self.events_fail_since = None;
         if late.is_empty() {
             self.told = Some(standings(view));
             let problems = view.problems.iter();

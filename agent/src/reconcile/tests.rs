@@ -907,6 +907,35 @@ async fn a_vanished_disk_stays_missing_whatever_else_cannot_be_read() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn events_that_are_never_taken_keep_the_report_back_for_minutes_only() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.trouble("event", &vec![Trouble::Forbidden("rbac".into()); 1000]);
+    bed.start();
+    bed.show_both();
+    secs(60).await;
+    assert_eq!(bed.annotation(names::REPORT), None, "events come first");
+    bed.cluster.sync();
+    secs(300).await;
+    let report = bed.annotation(names::REPORT).unwrap();
+    assert!(report.contains("DiskRegistered"), "{report}");
+    // And from then on it follows.
+    *bed.host.findings.lock().unwrap() = found(&[]);
+    bed.wakes.wake(Wake::Uevent);
+    secs(20).await;
+    let report = bed.annotation(names::REPORT).unwrap();
+    assert!(report.contains("DiskMissing"), "{report}");
+    // The right comes: what this agent has not told yet, it tells.
+    bed.cluster.log.lock().unwrap().troubles.clear();
+    secs(1000).await;
+    assert!(
+        bed.reasons().contains(&"DiskMissing"),
+        "{:?}",
+        bed.reasons()
+    );
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_registered_disk_that_cannot_be_read_any_more_is_told_as_that() {
     let mut bed = Bed::new(&["sdb1"]);
     bed.settings.vanished_off = true;
