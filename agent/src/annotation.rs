@@ -385,12 +385,14 @@ fn why(disk: &DiskView) -> Vec<String> {
         None | Some(Standing::Refused | Standing::Found) => disk.reasons.clone(),
         // Longhorn's readiness comes and goes; the annotation changes only when the node does.
         Some(Standing::Registered) => match &disk.longhorn {
-            Some(Registration::Registered { kept, .. }) if !kept.is_empty() => {
-                let kept: Vec<_> = kept.iter().map(|leaf| leaf.as_str()).collect();
-                vec![format!(
-                    "set by somebody else and kept: {}",
-                    kept.join(", ")
-                )]
+            Some(Registration::Registered { kept, invalid, .. }) => {
+                let leaves: Vec<_> = kept.iter().map(|leaf| leaf.as_str()).collect();
+                let kept = (!kept.is_empty())
+                    .then(|| format!("set by somebody else and kept: {}", leaves.join(", ")));
+                let invalid = invalid
+                    .as_ref()
+                    .map(|why| format!("its settings cannot be followed: {why}"));
+                kept.into_iter().chain(invalid).collect()
             }
             Some(Registration::Held { .. }) => vec![disk.sentence()],
             _ => Vec::new(),

@@ -923,6 +923,17 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             let words = seed.map(SeedAction::words).unwrap_or_default();
             problems.push(format!("annotation {} was {words}", names::SEED));
         }
+        // It is no trouble of the disk's, which is registered and serves.
+        for (name, registration) in standing.into_iter().flatten() {
+            if let Registration::Registered {
+                invalid: Some(why), ..
+            } = registration
+            {
+                problems.push(format!(
+                    "disk {name} is registered and left as it is, its settings cannot be followed: {why}"
+                ));
+            }
+        }
         let longhorn = match longhorn {
             Seen::Unknown => "not asked yet".to_owned(),
             Seen::Lost(why) => why.clone(),

@@ -395,6 +395,7 @@ pub(crate) mod tests {
             ready: None,
             message: String::new(),
             kept: vec![],
+            invalid: None,
         };
         for longhorn in [
             None,

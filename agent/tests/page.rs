@@ -56,6 +56,7 @@ fn registered() -> Registration {
         ready: Some(true),
         message: String::new(),
         kept: vec![],
+        invalid: None,
     }
 }
 

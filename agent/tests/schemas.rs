@@ -68,6 +68,7 @@ fn the_documented_fields_are_those_that_are_shown() {
             ready: Some(true),
             message: reason(),
             kept: vec![],
+            invalid: Some(reason()),
         },
         Registration::Pending,
         Registration::ByOthers { key: reason() },

@@ -256,6 +256,9 @@ pub enum Registration {
         message: String,
         /// Leaves that somebody else has set and that are kept.
         kept: Vec<Leaf>,
+        /// What is wrong with the policy for it, which is not followed therefore.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        invalid: Option<String>,
     },
     /// To be registered by the next write.
     Pending,
@@ -354,6 +357,7 @@ impl fmt::Display for Registration {
                 ready,
                 message,
                 kept,
+                invalid,
             } => {
                 f.write_str("registered")?;
                 match ready {
@@ -364,6 +368,9 @@ impl fmt::Display for Registration {
                 if !kept.is_empty() {
                     let kept: Vec<_> = kept.iter().map(|leaf| leaf.as_str()).collect();
                     write!(f, "; set by somebody else and kept: {}", kept.join(", "))?;
+                }
+                if let Some(why) = invalid {
+                    write!(f, "; left as it is, its settings cannot be followed: {why}")?;
                 }
                 Ok(())
             }
@@ -580,7 +587,7 @@ impl Pass<'_> {
         }
         match want(disk) {
             Ok(want) => self.settle(disk, live, &want, last.as_ref()),
-            Err(reason) => Registration::Refused { reason },
+            Err(why) => self.registered(key, Vec::new(), Some(why)),
         }
     }
 
@@ -682,6 +689,10 @@ impl Pass<'_> {
             self.spec.insert(key.to_owned(), Value::Object(leaves));
         }
         self.next.disks.insert(key.to_owned(), applied);
+        self.registered(key, kept, None)
+    }
+
+    fn registered(&self, key: &str, kept: Vec<Leaf>, invalid: Option<String>) -> Registration {
         let ready = self
             .input
             .live
@@ -693,6 +704,7 @@ impl Pass<'_> {
             ready: ready.map(|c| c.status == "True"),
             message: ready.map(|c| c.message.clone()).unwrap_or_default(),
             kept,
+            invalid,
         }
     }
 
@@ -1002,7 +1014,10 @@ impl Pass<'_> {
                 | Registration::Refused { .. }
                 | Registration::Missing { .. }
                 | Registration::Held { .. }
-                | Registration::Unreadable { .. },
+                | Registration::Unreadable { .. }
+                | Registration::Registered {
+                    invalid: Some(_), ..
+                },
             ) => true,
             Some(Registration::Quarantined { .. }) => self.needs_others,
             Some(

@@ -957,6 +957,39 @@ fn one_disk_with_bad_values_does_not_keep_the_others_from_being_registered() {
 }
 
 #[test]
+fn a_registered_disk_whose_settings_become_invalid_stays_registered_and_says_so() {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.settle();
+    bed.disks[0].reserved = Some("200%".into());
+    bed.disks[0].tags = vec!["new".into()];
+    bed.annotate(names::MANAGE, "sdb1");
+    let decision = bed.settle();
+    let standing = &decision.disks["sdb1"];
+    assert!(
+        matches!(
+            standing,
+            Registration::Registered {
+                ready: Some(true),
+                invalid: Some(_),
+                ..
+            }
+        ),
+        "{standing:?}"
+    );
+    let text = standing.to_string();
+    assert!(
+        text.starts_with("registered, ready") && text.contains("200%"),
+        "{text}"
+    );
+    assert_eq!(bed.writes, 1);
+    bed.disks[0].reserved = Some("10%".into());
+    bed.settle();
+    assert_eq!(bed.spec("sdb1")["tags"], json!(["new"]));
+    let annotations = &bed.object["metadata"]["annotations"];
+    assert_eq!(annotations.get(names::MANAGE), None);
+}
+
+#[test]
 fn two_disks_of_one_name_are_both_refused() {
     let mut bed = Bed::new(&["sdb1", "sdb1"]);
     assert!(matches!(

@@ -907,6 +907,32 @@ async fn a_vanished_disk_stays_missing_whatever_else_cannot_be_read() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn invalid_settings_of_a_registered_disk_are_a_problem_of_the_node_and_no_failure_of_the_disk()
+ {
+    let mut bed = Bed::new(&["sdb1"]);
+    bed.start();
+    bed.show_both();
+    secs(1).await;
+    bed.cluster.sync();
+    secs(5).await;
+    bed.host.findings.lock().unwrap().registrable[0].reserved = Some("2Ti".into());
+    bed.wakes.wake(Wake::Hangup);
+    secs(20).await;
+    let view = bed.board.view();
+    assert_eq!(view.disks[0].standing(), Some(Standing::Registered));
+    assert!(view.problems.iter().any(|p| p.contains("sdb1")), "{view:?}");
+    assert!(
+        bed.annotation(names::REPORT)
+            .unwrap()
+            .contains("cannot be followed")
+    );
+    let reasons = bed.reasons();
+    assert!(!reasons.contains(&"DiskNotRegistered"), "{reasons:?}");
+    assert_eq!(reasons.last(), Some(&"NodeProblem"));
+    bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn events_that_are_never_taken_keep_the_report_back_for_minutes_only() {
     let mut bed = Bed::new(&["sdb1"]);
     bed.trouble("event", &vec![Trouble::Forbidden("rbac".into()); 1000]);
