@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::extract::State;
@@ -42,6 +42,7 @@ impl Board {
     /// A board of an agent that has seen nothing yet and turns at least every `idle`.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, idle: Duration) -> Self {
+        metrics.resync_period(idle);
         Self {
             state: Mutex::new(BoardState {
                 view: Arc::new(NodeView::default()),
@@ -73,6 +74,10 @@ impl Board {
 
     /// The pass at work got on: the proof of a disk, or a step.
     pub fn progress(&self) {
+        // A clock before 1970 is none.
+        if let Ok(now) = SystemTime::now().duration_since(UNIX_EPOCH) {
+            self.metrics.progress(now.as_secs_f64());
+        }
         self.with(|s| {
             if let Some(passing) = &mut s.passing {
                 *passing = Instant::now();
@@ -82,6 +87,7 @@ impl Board {
 
     /// From now on the loop turns at least every `idle`.
     pub fn turns_every(&self, idle: Duration) {
+        self.metrics.resync_period(idle);
         self.with(|s| s.idle = idle);
     }
 
@@ -275,6 +281,25 @@ mod tests {
         assert_eq!(board.hung(), None);
         board.turn(true);
         assert_eq!(board.hung(), None);
+    }
+
+    #[test]
+    fn the_metrics_tell_the_period_and_when_a_pass_last_got_on() {
+        let board = board();
+        let value = |name: &str| {
+            let text = board.metrics.text().unwrap();
+            let line = text.lines().find(|l| l.starts_with(name)).unwrap();
+            let value: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
+            value
+        };
+        let period = || value("disk_discovery_resync_period_seconds ");
+        assert!((period() - 600.0).abs() < 0.1);
+        board.turns_every(Duration::from_secs(86_400));
+        assert!((period() - 86_400.0).abs() < 0.1);
+        let progress = || value("disk_discovery_last_progress_timestamp_seconds ");
+        assert!(progress() < 1.0);
+        board.progress();
+        assert!(progress() > 1_000_000_000.0);
     }
 
     #[tokio::test]

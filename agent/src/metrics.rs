@@ -64,6 +64,8 @@ pub struct Metrics {
     pass_failures: Counter,
     pass_duration: Histogram,
     last_pass: FloatGauge,
+    last_progress: FloatGauge,
+    resync_period: FloatGauge,
     uevents: Counter,
     overflows: Counter,
     requests: Family<RequestLabel, Counter>,
@@ -99,6 +101,8 @@ impl Metrics {
             pass_failures: Counter::default(),
             pass_duration: Histogram::new([0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 600.0]),
             last_pass: Gauge::default(),
+            last_progress: Gauge::default(),
+            resync_period: Gauge::default(),
             uevents: Counter::default(),
             overflows: Counter::default(),
             requests: Family::default(),
@@ -149,6 +153,18 @@ impl Metrics {
             "When the last pass ended, since the epoch",
             Unit::Seconds,
             new.last_pass.clone(),
+        );
+        registry.register_with_unit(
+            "last_progress_timestamp",
+            "When a pass last got on or ended, since the epoch",
+            Unit::Seconds,
+            new.last_progress.clone(),
+        );
+        registry.register_with_unit(
+            "resync_period",
+            "How often the host is looked at when nothing happens (resyncPeriod)",
+            Unit::Seconds,
+            new.resync_period.clone(),
         );
         registry.register(
             "uevents",
@@ -236,9 +252,20 @@ impl Metrics {
         self.passes.get_or_create(&ReasonLabel { reason }).inc();
         self.pass_duration.observe(took.as_secs_f64());
         self.last_pass.set(now);
+        self.progress(now);
         if !good {
             self.pass_failures.inc();
         }
+    }
+
+    /// A pass has got on. `now` is in seconds since the epoch.
+    pub fn progress(&self, now: f64) {
+        self.last_progress.set(now);
+    }
+
+    /// The host is looked at this often when nothing happens.
+    pub fn resync_period(&self, period: Duration) {
+        self.resync_period.set(period.as_secs_f64());
     }
 
     /// Whether the agent is ready.

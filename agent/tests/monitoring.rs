@@ -113,6 +113,7 @@ fn scrape() -> String {
         ..NodeView::default()
     });
     metrics.ready(true);
+    metrics.resync_period(Duration::from_secs(600));
     metrics.pass("start", Duration::from_millis(3), 1.0, true);
     metrics.uevents(3, true);
     metrics.request("get-node", "200", Some(Duration::from_millis(1)));
