@@ -1323,6 +1323,50 @@ fn the_agents_token_reaches_its_own_node_and_no_other() {
             let refused = judge("own", &more).await.unwrap_err();
             assert!(refused.contains("disk-discovery may"), "{more}: {refused}");
         }
+        let with = |leaves: Value| json!({"spec": {"disks": {"x": leaves}}});
+        let noted = |key: &str, text: &str| json!({"metadata": {"annotations": {key: text}}});
+        let own = json!({
+            "metadata": {"annotations": {"disk-discovery.io/applied": "{}"}},
+            "spec": {"disks": {"x": {"tags": ["a"], "storageReserved": 1, "allowScheduling": false}}},
+        });
+        // Longhorn takes the new disk in.
+        let until_taken = async |patch: &Value| {
+            for _ in 0..300 {
+                match longhorn.patch("own", &params, &Patch::Merge(patch)).await {
+                    Err(kube::Error::Api(status)) if status.message.contains("being syncing") => {
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                    done => return done.map(drop).map_err(forbidden),
+                }
+            }
+            panic!("Longhorn never takes the disk in");
+        };
+        until_taken(&own).await.unwrap();
+        let manage = "disk-discovery.io/manage";
+        admin
+            .patch("own", &params, &Patch::Merge(&noted(manage, "x, y")))
+            .await
+            .unwrap();
+        until_taken(&noted(manage, "y")).await.unwrap();
+        for (patch, why) in [
+            (with(json!({"path": "/etc"})), "may not change path"),
+            (with(json!({"evictionRequested": true})), "may not request the eviction"),
+            (
+                json!({"spec": {"disks": {"y": {"path": "/dev/sda", "diskType": "block"}}}}),
+                "may register filesystems only",
+            ),
+            (json!({"spec": {"evictionRequested": true, "allowScheduling": false}}), "nothing but disks"),
+            (json!({"spec": {"tags": ["a"]}}), "nothing but disks"),
+            (json!({"metadata": {"labels": {"a": "b"}}}), "no labels"),
+            (json!({"metadata": {"finalizers": ["a/b"]}}), "no labels"),
+            (noted("somebody.else/key", "x"), "its own annotations"),
+            (noted(manage, "y,x"), "give disks to itself"),
+        ] {
+            let refused = until_taken(&patch).await.unwrap_err();
+            assert!(refused.contains(why), "{patch}: {refused}");
+        }
+        let spent = json!({"metadata": {"annotations": {manage: null}}});
+        until_taken(&spent).await.unwrap();
         let away = json!({"spec": {"disks": {"x": null}}});
         let refused = judge_longhorn("own", &away).await.unwrap_err();
         assert!(refused.contains("may not remove a disk"), "{refused}");
