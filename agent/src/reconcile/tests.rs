@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use storage_core::model::{DiskName, VerdictKind};
 
 use super::*;
-use crate::longhorn::{DiskConfig, HostDisk, Presence, UnreadableDisk};
+use crate::longhorn::{DiskConfig, HeldDisk, HostDisk, Presence, UnreadableDisk};
 use crate::metrics::Metrics;
 use crate::view::tests::disk as disk_view;
 
@@ -904,6 +904,50 @@ async fn a_vanished_disk_stays_missing_whatever_else_cannot_be_read() {
     let registered = told.iter().filter(|r| **r == "DiskRegistered").count();
     assert_eq!((missing, registered), (1, 2), "{told:?}");
     bed.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registered_disk_that_is_held_back_is_told_with_its_reason_and_left() {
+    for (verdict, told) in [
+        (VerdictKind::Quarantined, &["DiskQuarantined"][..]),
+        (VerdictKind::Excluded, &[]),
+        (VerdictKind::System, &[]),
+    ] {
+        let mut bed = Bed::new(&["sdb1"]);
+        bed.settings.vanished_off = true;
+        bed.start();
+        bed.show_both();
+        secs(1).await;
+        bed.cluster.sync();
+        secs(20).await;
+        let before = bed.reasons().len();
+        *bed.host.findings.lock().unwrap() = Findings {
+            disks: vec![disk_view("sdb", verdict)],
+            held: vec![HeldDisk {
+                device: "sdb".into(),
+                name: None,
+                id: Some("fs-sdb1".into()),
+                mounted: true,
+                reason: "the reason".into(),
+                quarantined: verdict == VerdictKind::Quarantined,
+            }],
+            absence: Absence::Proven,
+            ..Findings::default()
+        };
+        bed.wakes.wake(Wake::Uevent);
+        secs(60).await;
+        assert_eq!(bed.reasons()[before..], *told, "{verdict}");
+        let view = bed.board.view();
+        let [disk] = view.disks.as_slice() else {
+            panic!("{view:?}")
+        };
+        assert_eq!(disk.name.as_deref(), Some("sdb1"));
+        assert!(disk.why().contains("the reason"), "{}", disk.why());
+        let report = bed.annotation(names::REPORT).unwrap();
+        assert!(report.contains("the reason"), "{report}");
+        assert_eq!(bed.count("patch-longhorn"), 1, "{verdict}");
+        bed.end().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
