@@ -317,6 +317,49 @@ fn a_disk_that_vanishes_is_told_and_returns_under_another_name_as_the_same_disk(
 }
 
 #[test]
+fn a_registered_disk_that_is_excluded_is_neither_gone_nor_touched() {
+    let bed = bed!(new, "excluded");
+    let disk = bed.blank("a");
+    let key = name(&disk);
+    let file = bed.sandbox.host().etc.join("disk-discovery.yaml");
+    fs::write(&file, "{}").unwrap();
+    let start = Start {
+        arguments: &[
+            "--config=/run/host/etc/disk-discovery.yaml",
+            "--on-missing-disk=disable-scheduling",
+        ],
+        named_by_file: true,
+        ..Start::default()
+    };
+    let agent = bed.start_with([&disk], start);
+    bed.until_ready(vec![key.clone()]);
+    bed.until("to be told", 5, || bed.count_events("DiskRegistered") == 1);
+    let patches = bed.longhorn_patches();
+
+    let policy = json!({"exclude": [{"select": {"path": disk.node()}}]});
+    fs::write(&file, policy.to_string()).unwrap();
+    agent.signal(Signal::SIGHUP);
+    bed.until("the agent to see it", 20, || {
+        agent.disk(&disk)["longhorn"]["state"] == "held"
+    });
+    let seen = agent.disk(&disk);
+    assert_eq!(seen["verdict"], "excluded", "{seen:#}");
+    assert_eq!(seen["longhorn"]["reason"], seen["reasons"][0], "{seen:#}");
+    seconds(2);
+    assert_eq!(bed.count_events("DiskMissing"), 0);
+    assert_eq!(bed.disk_specs()[&key]["allowScheduling"], true);
+    assert_eq!(bed.longhorn_patches(), patches);
+
+    fs::write(&file, "{}").unwrap();
+    agent.signal(Signal::SIGHUP);
+    bed.until("the agent to have it back", 20, || {
+        agent.disk(&disk)["longhorn"]["state"] == "registered"
+    });
+    assert_eq!(bed.longhorn_patches(), patches);
+    assert_eq!(bed.count_events("DiskRegistered"), 1);
+}
+
+#[test]
 fn scheduling_goes_off_with_a_vanished_disk_and_on_again_when_that_is_asked_for() {
     let bed = bed!(new, "vanishing-off");
     let disk = bed.blank("a");
