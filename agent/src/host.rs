@@ -425,10 +425,12 @@ fn absence(survey: &Survey, unread: &[&str]) -> Absence {
         return Absence::Unknown;
     }
     let mut node = survey.classification.node.iter();
+    if unread.is_empty()
+        && let Some(fault) = node.find(|r| r.kind == VerdictKind::System)
+    {
+        return Absence::Doubtful(fault.text.clone());
+    }
     match unread {
-        [] if let Some(fault) = node.find(|r| r.kind == VerdictKind::System) => {
-            Absence::Doubtful(fault.text.clone())
-        }
         [] if !observation.witnesses.mountinfo => {
             Absence::Doubtful("the host's mount table could not be read".to_owned())
         }
