@@ -500,7 +500,10 @@ fn held(
         Own::None | Own::Broken(_) => None,
     };
     let verdict = |device: &BlockDevice| classification.verdicts.get(&device.name);
-    let new = |carrier: &BlockDevice, name: Option<DiskName>, id: Option<String>, mounted: bool| {
+    let new = |carrier: &BlockDevice,
+               name: Option<DiskName>,
+               id: Option<String>,
+               point: Option<String>| {
         // A partition is judged with its disk; only a doubt about itself weighs more.
         let doubt = verdict(carrier).filter(|v| v.kind == VerdictKind::Quarantined);
         let verdict = doubt.or_else(|| verdict(disk))?;
@@ -509,7 +512,7 @@ fn held(
             device: disk.name.to_string(),
             name,
             id,
-            mounted,
+            point,
             reason: reason.unwrap_or_else(|| verdict.kind.to_string()),
             quarantined: verdict.kind == VerdictKind::Quarantined,
         })
@@ -521,19 +524,20 @@ fn held(
     let filesystems: Vec<HeldDisk> = std::iter::once(disk)
         .chain(partitions)
         .filter_map(|device| {
-            let mount = mount_below(survey, device, policy).map(|(name, _)| name);
+            let (mount, point) = mount_below(survey, device, policy)
+                .map(|(name, mount)| (name, mount.point.clone()))
+                .unzip();
             let id = filesystem_uuid(device);
-            let mounted = mount.is_some();
             let ours =
                 claim.filter(|c| id.as_ref() == Some(&c.record.filesystem_uuid().to_string()));
             let name = ours.map(|claim| claim.name().clone()).or(mount);
-            (name.is_some() || id.is_some()).then(|| new(device, name, id, mounted))?
+            (name.is_some() || id.is_some()).then(|| new(device, name, id, point))?
         })
         .collect();
     let marked = claim.and_then(|claim| {
         let id = Some(claim.record.filesystem_uuid().to_string());
         let seen = filesystems.iter().any(|held| held.id == id);
-        (!seen).then(|| new(disk, Some(claim.name().clone()), id, false))?
+        (!seen).then(|| new(disk, Some(claim.name().clone()), id, None))?
     });
     filesystems
         .into_iter()
@@ -1269,13 +1273,13 @@ mod tests {
             assert_eq!(
                 (
                     held.device.as_str(),
-                    held.mounted,
+                    held.point.as_deref(),
                     held.quarantined,
                     held.reason.as_str()
                 ),
                 (
                     "sdh",
-                    mounted,
+                    mounted.then_some(POINT),
                     kind == VerdictKind::Quarantined,
                     "the reason"
                 )

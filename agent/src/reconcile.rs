@@ -898,14 +898,21 @@ impl<C: Cluster, H: Host> Agent<C, H> {
                 .zip(name)
                 .and_then(|(s, name)| s.get(name).cloned());
         }
-        // What bears no name of its own on the host is known by its filesystem.
+        // What bears no name of its own on the host, or another one, is known by its filesystem.
         for (name, registration) in standing.into_iter().flatten() {
-            if let Registration::Held { device, .. } = registration
-                && let Some(disk) = disks.iter_mut().find(|d| d.device == *device)
-                && disk.name.is_none()
-            {
-                disk.name = Some(name.clone());
-                disk.longhorn = Some(registration.clone());
+            let Registration::Held { device, .. } = registration else {
+                continue;
+            };
+            if disks.iter().any(|d| d.name.as_ref() == Some(name)) {
+                continue;
+            }
+            let mut rows = disks.iter_mut();
+            match rows.find(|d| d.device == *device && d.longhorn.is_none()) {
+                Some(disk) => {
+                    disk.name = Some(name.clone());
+                    disk.longhorn = Some(registration.clone());
+                }
+                None => disks.push(missing(name, registration)),
             }
         }
         for (name, registration) in standing.into_iter().flatten() {

@@ -76,8 +76,8 @@ pub struct HeldDisk {
     pub name: Option<DiskName>,
     /// UUID of the filesystem.
     pub id: Option<String>,
-    /// Whether it is mounted directly below the mount root.
-    pub mounted: bool,
+    /// Where it is mounted directly below the mount root.
+    pub point: Option<String>,
     /// Why its disk is held, in the verdict's words.
     pub reason: String,
     /// Whether its identity is in doubt.
@@ -316,7 +316,7 @@ pub enum Registration {
         device: String,
         /// Why, in the verdict's words.
         reason: String,
-        /// Whether it is mounted.
+        /// Whether it is mounted at the path that is registered.
         mounted: bool,
         /// Whether its identity is in doubt.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -832,8 +832,16 @@ impl Pass<'_> {
         });
         for other in others {
             let key = registered(other);
+            // One that a user removed from Longhorn is not registered again: nobody fights over the UUID.
+            let removed = key.is_none() && self.was_removed(other) && !given(other);
+            let first = key.is_none() && given(disk) && !given(other);
+            if removed || first {
+                continue;
+            }
             match &other.config {
                 DiskConfig::Uuid(theirs) if theirs == uuid => {}
+                // It is not registered as long as it cannot be read, and the others go on.
+                DiskConfig::Unread(Some(_)) if key.is_none() => continue,
                 DiskConfig::Unread(why) => {
                     // Of what is registered Longhorn itself says the UUID.
                     let status = key.and_then(|key| live.status.disk_status.get(key));
@@ -850,16 +858,11 @@ impl Pass<'_> {
                 }
                 DiskConfig::Uuid(_) | DiskConfig::Absent | DiskConfig::Broken(_) => continue,
             }
-            // One that a user removed from Longhorn is not registered again: nobody fights over the UUID.
-            let removed = key.is_none() && self.was_removed(other) && !given(other);
-            let first = key.is_none() && given(disk) && !given(other);
-            if !removed && !first {
-                return Some(Registration::Quarantined {
-                    node: live.metadata.name.clone(),
-                    disk: Some(other.name.to_string()),
-                    uuid: uuid.to_owned(),
-                });
-            }
+            return Some(Registration::Quarantined {
+                node: live.metadata.name.clone(),
+                disk: Some(other.name.to_string()),
+                uuid: uuid.to_owned(),
+            });
         }
         unknown
     }
@@ -930,16 +933,17 @@ impl Pass<'_> {
 
     /// The standing of a disk of ours that is here and held back: by its filesystem, or by where it is mounted.
     fn judge_held(&self, key: &str, applied: &Applied) -> Option<Registration> {
+        let path = clean_path(&applied.spec.path);
+        // Mounted elsewhere below the mount root it is not where Longhorn looks for it.
+        let in_place =
+            |held: &HeldDisk| held.point.as_deref().map(clean_path).as_ref() == Some(&path);
         let held = self.input.held.iter();
-        let known = held.filter(|held| {
-            let named = held.name.as_ref().is_some_and(|n| n.as_str() == key);
-            match &held.id {
-                Some(id) => *id == applied.id || (named && held.mounted),
-                None => named,
-            }
+        let known = held.filter(|held| match &held.id {
+            Some(id) => *id == applied.id || in_place(held),
+            None => in_place(held) || held.name.as_ref().is_some_and(|n| n.as_str() == key),
         });
         // Of a disk and its copy both are in doubt; the one that is mounted is told.
-        let held = known.max_by_key(|held| (held.quarantined, held.mounted))?;
+        let held = known.max_by_key(|held| (held.quarantined, in_place(held)))?;
         if held.id.as_ref().is_some_and(|id| *id != applied.id) {
             return Some(Registration::KeyTaken {
                 by: format!("another disk, with filesystem {}", applied.id),
@@ -948,7 +952,7 @@ impl Pass<'_> {
         Some(Registration::Held {
             device: held.device.clone(),
             reason: held.reason.clone(),
-            mounted: held.mounted,
+            mounted: in_place(held),
             quarantined: held.quarantined,
         })
     }

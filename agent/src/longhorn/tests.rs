@@ -360,7 +360,7 @@ fn a_word_is_kept_until_it_can_be_acted_upon() {
                     device: "sdb".into(),
                     name: Some(bed.disks.remove(0).name),
                     id: None,
-                    mounted: true,
+                    point: Some("/mnt/longhorn/sdb1".into()),
                     reason: "excluded".into(),
                     quarantined: false,
                 }];
@@ -668,11 +668,11 @@ fn a_disk_that_is_here_and_held_back_is_not_gone_and_keeps_its_scheduling() {
         bed.vanished_off = true;
         bed.settle();
         bed.disks.remove(0);
-        let held = |name: Option<&str>, id: Option<&str>, mounted| HeldDisk {
+        let held = |name: Option<&str>, id: Option<&str>, mounted: bool| HeldDisk {
             device: "sdb".into(),
             name: name.map(|n| DiskName::new(n).unwrap()),
             id: id.map(str::to_owned),
-            mounted,
+            point: mounted.then(|| "/mnt/longhorn/sdb1".into()),
             reason: "excluded by rule 1".into(),
             quarantined,
         };
@@ -701,6 +701,15 @@ fn a_disk_that_is_here_and_held_back_is_not_gone_and_keeps_its_scheduling() {
         }
         bed.absence = Absence::Proven;
         bed.held = vec![held(None, Some("fs-of-sdb1"), false)];
+        let standing = bed.settle().disks["sdb1"].clone();
+        assert!(
+            matches!(standing, Registration::Held { mounted: false, .. }),
+            "{standing:?}"
+        );
+        // Mounted elsewhere, where Longhorn does not look for it.
+        let mut elsewhere = held(Some("old"), Some("fs-of-sdb1"), false);
+        elsewhere.point = Some("/mnt/longhorn/old".into());
+        bed.held = vec![elsewhere];
         let standing = bed.settle().disks["sdb1"].clone();
         assert!(
             matches!(standing, Registration::Held { mounted: false, .. }),
@@ -874,12 +883,42 @@ fn a_copy_is_quarantined_although_its_original_is_not_ready() {
         "{standing:?}"
     );
     assert_eq!(bed.writes, 1);
+    // Of the user's word neither: its original is mounted.
+    bed.annotate(names::MANAGE, "sdc1");
+    let standing = bed.step().disks["sdc1"].clone();
+    assert!(
+        matches!(&standing, Registration::Quarantined { .. }),
+        "{standing:?}"
+    );
     // The same filesystem that is mounted elsewhere now is no copy.
     let mut moved = disk("sdd1");
     moved.id = "fs-of-sdb1".into();
     moved.config = DiskConfig::Uuid("uuid-sdb1".into());
     bed.disks = vec![moved];
     assert_eq!(bed.step().disks["sdd1"], Registration::Pending);
+}
+
+#[test]
+fn a_disk_that_cannot_be_read_holds_up_no_other_that_bears_a_mark() {
+    let mut bed = Bed::new(&["sdb1", "sdc1"]);
+    bed.disks[1].config = DiskConfig::Uuid("uuid-of-sdc1".into());
+    for removed in [false, true] {
+        if removed {
+            bed.disks[0].config = DiskConfig::Absent;
+            bed.settle();
+            bed.object["spec"]["disks"] = json!({});
+            bed.sync();
+            bed.settle();
+        }
+        bed.disks[0].config = DiskConfig::Unread(Some("it hangs".into()));
+        let name = if removed { "sde1" } else { "sdd1" };
+        let mut moved_in = disk(name);
+        moved_in.config = DiskConfig::Uuid("uuid-of-another".into());
+        bed.disks.truncate(2);
+        bed.disks.push(moved_in);
+        let decision = bed.settle();
+        assert!(bed.keys().contains(&name.to_owned()), "{decision:?}");
+    }
 }
 
 #[test]
@@ -892,14 +931,12 @@ fn a_copy_and_its_original_are_not_registered_together_when_the_longhorn_node_is
     bed.settle();
     bed.object = Bed::new(&[]).object;
     // The mark of the registered one was of no interest until now.
-    for why in [None, Some("it hangs".to_owned())] {
-        bed.disks[0].config = DiskConfig::Unread(why);
-        let decision = bed.step();
-        assert!(
-            matches!(decision.disks["sdc1"], Registration::Waiting { .. }),
-            "{decision:?}"
-        );
-    }
+    bed.disks[0].config = DiskConfig::Unread(None);
+    let decision = bed.step();
+    assert!(
+        matches!(decision.disks["sdc1"], Registration::Waiting { .. }),
+        "{decision:?}"
+    );
     bed.disks[0].config = DiskConfig::Uuid("uuid-sdb1".into());
     let decision = bed.settle();
     for (name, other) in [("sdb1", "sdc1"), ("sdc1", "sdb1")] {

@@ -927,7 +927,7 @@ async fn a_registered_disk_that_is_held_back_is_told_with_its_reason_and_left() 
                 device: "sdb".into(),
                 name: None,
                 id: Some("fs-sdb1".into()),
-                mounted: true,
+                point: Some("/mnt/longhorn/sdb1".into()),
                 reason: "the reason".into(),
                 quarantined: verdict == VerdictKind::Quarantined,
             }],

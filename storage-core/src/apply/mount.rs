@@ -465,7 +465,11 @@ impl MountPoint {
     }
 
     /// Unmounts what [`MountPoint::mount`] has just mounted and could not verify; nothing but our own device.
-    fn take_back(&self, host: &HostRoot, target: &Target) -> std::io::Result<bool> {
+    pub(super) fn take_back(&self, host: &HostRoot, target: &Target) -> std::io::Result<bool> {
+        // Of several the topmost would go, and that is somebody's who came after us.
+        if mounts_at(host, &self.point).map_or(true, |mounts| mounts.len() > 1) {
+            return Ok(false);
+        }
         let path = host.resolve(&self.point);
         if sys::dev_num(path.symlink_metadata()?.dev()) != target.dev {
             return Ok(false);

@@ -377,6 +377,14 @@ fn a_mount_that_somebody_made_in_the_meantime_is_told_and_left() {
         "{said}"
     );
     assert!(disk.is_mounted(), "somebody's mount was taken away");
+    // Somebody's over ours.
+    let place = point.to_string_lossy();
+    output(Command::new("mount").args(["--bind", &place, &place])).unwrap();
+    assert!(!prepared.take_back(&disk.host, &target).unwrap());
+    output(Command::new("umount").arg(&point)).unwrap();
+    assert!(disk.is_mounted(), "somebody's mount was taken away");
+    assert!(prepared.take_back(&disk.host, &target).unwrap());
+    assert!(!disk.is_mounted(), "ours was left");
 }
 
 #[test]
