@@ -49,6 +49,7 @@ impl Image {
                     "disk-discovery-testbed",
                 ])
                 .args(["--bin", program])
+                .env("CARGO_TARGET_DIR", guest::workspace().join("target"))
                 .current_dir(guest::workspace()),
         )?;
         let longhorn = run.path().join(program);

@@ -72,6 +72,11 @@ fn selection(run: &mut Run, machine: &mut Machine, finders: &str) -> Result {
         ],
     )?;
     machine.ok("rm /dev/disk/by-id/wwn-0x5000c500a1b2c3d4")?;
+    run.inject("a mount table of which a line cannot be read");
+    machine.ok("{ cat /proc/1/mountinfo; echo nonsense; } >/run/mounts && mount --bind /run/mounts /proc/1/mountinfo")?;
+    let blind = Left("System", "mount table of the host could not be read");
+    left(run, machine, "--once", &[("wwn", blind), ("grown", blind)])?;
+    machine.ok("umount /proc/1/mountinfo")?;
     run.inject("a mount root that leads elsewhere");
     machine.ok("mkdir -p /m/elsewhere && ln -sfn /m/elsewhere /m/root")?;
     let unfit = Left("Excluded", "/m/root is unfit");

@@ -46,8 +46,10 @@ pub static SCENARIOS: &[Scenario] = &[
         what: "disks plugged in, pulled idle, in mkfs and mounted, back under another name, swapped",
         shows: &["harvester/harvester#9900", "harvester/harvester#1829", "harvester/harvester#1874", "rook/rook#13120"] },
     Scenario { name: "forged", core: false, run: forged::run,
-        what: "our marks on disks of others, a record of 100 MB, a copy, another cluster, tables that would overflow",
-        shows: &["minio/directpv cloned disks", "longhorn/longhorn#8962", "harvester/harvester#1996", "rook/rook#7940", "rook/rook#14978"] },
+        what: "our marks on disks of others, a record of 100 MB, a copy, another cluster, another node, one name twice, tables that \
+            would overflow",
+        shows: &["minio/directpv cloned disks", "longhorn/longhorn#8962", "harvester/harvester#1996", "rook/rook#7940", "rook/rook#14978",
+            "hwameistor/hwameistor#1450", "hwameistor/hwameistor#1422"] },
     Scenario { name: "power-steps", core: false, run: power::steps,
         what: "the power goes before and behind every flush of a preparation, and what was not flushed may be lost",
         shows: &["rook/rook#13120", "openebs/openebs#2976"] },
@@ -75,11 +77,13 @@ pub static SCENARIOS: &[Scenario] = &[
         shows: &["longhorn/longhorn#14076", "harvester/harvester#10453"] },
     Scenario { name: "incidents", core: true, run: incidents::run,
         what: "a WWN, a serial number and a size that change over a reboot, a disk that somebody holds, a LUKS mapping that comes \
-            and goes, selectors and links that mislead, two runs at once, a mount over ours, no uevents",
+            and goes, selectors and links that mislead, a mount table and a mount root that are not fit, two runs at once, a mount \
+            over ours, no uevents",
         shows: &["harvester/harvester#8645", "openshift/local-storage-operator#423", "openebs/openebs#3362",
             "hwameistor/hwameistor#1116", "hwameistor/hwameistor#993", "openshift/local-storage-operator#115",
             "silogen/cluster-bloom#234", "openebs/openebs#3499", "siderolabs/talos#12370", "longhorn/longhorn#1223",
-            "kubernetes/kubernetes#140376", "openshift/lvm-operator lock", "siderolabs/talos#13069", "minio/directpv#583"] },
+            "kubernetes/kubernetes#140376", "openshift/lvm-operator lock", "siderolabs/talos#13069", "minio/directpv#583",
+            "silogen/cluster-bloom mount table", "longhorn/longhorn#14076"] },
     Scenario { name: "luns", core: false, run: luns::run,
         what: "a thousand LUNs: one pass against lsblk in the same machine",
         shows: &["ceph/ceph-ansible#4132", "minio/directpv#553"] },
