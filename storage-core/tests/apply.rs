@@ -893,6 +893,51 @@ fn an_unfinished_filesystem_that_does_not_mount_is_made_again_unless_it_was_moun
     }
 }
 
+/// Looks at the start of the image when a write is announced.
+struct Peek<'a> {
+    image: &'a Path,
+    before: &'static str,
+    seen: Mutex<Vec<u8>>,
+}
+
+impl Progress for Peek<'_> {
+    fn event(&self, event: &Event) {
+        if let Event::Writing { what, .. } = event
+            && *what == self.before
+        {
+            let mut start = vec![0; 4096];
+            let file = File::open(self.image).unwrap();
+            file.read_exact_at(&mut start, 0).unwrap();
+            *self.seen.lock().unwrap() = start;
+        }
+    }
+}
+
+#[test]
+fn a_filesystem_that_is_made_again_is_none_before_it_is_overwritten() {
+    if !possible() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    for filesystem in [FilesystemKind::Ext4, FilesystemKind::Xfs] {
+        let mut bench = Bench::new(400 << 20, 512);
+        bench.policy.layout = Layout::Disk;
+        bench.policy.filesystem = filesystem;
+        stop_before_commit(&mut bench);
+        // Our own look mounts it, so what a cut leaves of it must not pass for one that was used.
+        let peek = Peek {
+            image: &bench.image,
+            before: "a discard of the filesystem's range",
+            seen: Mutex::default(),
+        };
+        let outcomes = bench.apply_watched(&bench.survey(), &peek);
+        assert_eq!(outcomes.last().unwrap().effect, Effect::Changed);
+        let seen = peek.seen.into_inner().unwrap();
+        assert_eq!(seen, [0; 4096], "{filesystem:?}");
+        bench.mounted();
+    }
+}
+
 #[test]
 fn a_lost_record_is_written_again_and_one_that_contradicts_refuses() {
     if !possible() {

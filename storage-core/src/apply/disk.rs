@@ -536,6 +536,9 @@ impl<'a> Work<'a> {
         let target = self.target(claim)?;
         if again {
             clearance = self.hold_nobodys(clearance, &target, &record)?;
+            // Our own look has mounted it: half overwritten, it would be taken for one that somebody may have filled.
+            let what = "the superblock of the filesystem that is made again";
+            clearance.zero(record.start, filesystem::SUPERBLOCK, what, self.watch)?;
         }
         let formatting = record_write(&record, RecordState::Formatting);
         clearance.write_missing(&[formatting], self.watch)?;
@@ -886,10 +889,7 @@ fn wipe_ranges(
 /// Refuses to make a filesystem again that somebody may have filled, and that does not mount now.
 fn was_whole(target: &Target, kind: FilesystemKind, error: &ApplyError) -> ApplyError {
     let node = target.node.display();
-    let repair = match kind {
-        FilesystemKind::Ext4 => "e2fsck -f",
-        FilesystemKind::Xfs => "xfs_repair",
-    };
+    let repair = filesystem::repair_tool(kind);
     ApplyError::Refused {
         object: node.to_string(),
         act: "make the filesystem again",
@@ -897,7 +897,7 @@ fn was_whole(target: &Target, kind: FilesystemKind, error: &ApplyError) -> Apply
             "its preparation was not finished, but its filesystem has been mounted for writing since it was made, and cannot be looked into now: {error}"
         ),
         remedy: format!(
-            "repair it with {repair} {node} and mount it by hand to see what it holds; if nothing of that is wanted, wipefs --all {node}"
+            "to see what it holds mount {node} by hand, once it is repaired ({repair}); if nothing of that is wanted: wipefs --all {node}"
         ),
     }
 }

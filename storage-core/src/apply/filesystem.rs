@@ -17,7 +17,6 @@ use super::error::ApplyError;
 use super::exec::{self, Tool};
 use super::lock::open_node;
 use crate::model::{DevNum, FilesystemKind, Layout};
-use crate::observe::read::ReadAt;
 use crate::ondisk::history;
 use crate::ondisk::record::RecordBlock;
 use crate::sys;
@@ -33,6 +32,9 @@ pub const RECORD_VERSION: u32 = 1;
 /// mounting it: one block written every 2 s while it is mounted, and 22 s of waiting at the first mount after a
 /// crash; a mount after a clean unmount waits for nothing. mke2fs' default of 5 s would make that 44 s.
 const EXT4_EXTENDED: &str = "nodiscard,mmp_update_interval=2";
+
+/// Bytes from the start of a filesystem within which its superblock lies: whole sectors of every size.
+pub(super) const SUPERBLOCK: u64 = 4096;
 
 /// Bytes of one discard.
 const DISCARD_PART: u64 = 16 << 30;
@@ -171,35 +173,18 @@ pub(super) fn was_mounted(target: &Target, record: &RecordBlock) -> Result<bool,
     let device = target.open()?;
     let object = target.node.display().to_string();
     sys::flush_buffers(&device).map_err(ApplyError::io(&object, "flush"))?;
-    let whole = Whole {
-        device,
-        length: record.length,
-        sector: record.sector,
-    };
-    history::was_mounted(&whole, record.filesystem).map_err(|what| ApplyError::NotVerified {
+    let read = |buf: &mut [u8], at| device.read_exact_at(buf, at);
+    history::was_mounted(&read, record.filesystem).map_err(|what| ApplyError::NotVerified {
         object,
         what: format!("whether it was mounted since it was made: {what}"),
     })
 }
 
-/// What carries a filesystem, for reading.
-struct Whole {
-    device: File,
-    length: u64,
-    sector: u32,
-}
-
-impl ReadAt for Whole {
-    fn size(&self) -> u64 {
-        self.length
-    }
-
-    fn logical_sector(&self) -> u32 {
-        self.sector
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
-        self.device.read_exact_at(buf, offset)
+/// What repairs a filesystem.
+pub(super) fn repair_tool(kind: FilesystemKind) -> &'static str {
+    match kind {
+        FilesystemKind::Ext4 => "e2fsck -f",
+        FilesystemKind::Xfs => "xfs_repair",
     }
 }
 
@@ -340,10 +325,7 @@ impl Stage {
             }
             // What ext4 and xfs say of a checksum or a structure that is wrong (linux/fs/ext4/ext4.h, fs/xfs/xfs_linux.h).
             if let Some(nix::libc::EUCLEAN | nix::libc::EBADMSG) = failure.error.raw_os_error() {
-                let tool = match kind {
-                    FilesystemKind::Ext4 => "e2fsck -f",
-                    FilesystemKind::Xfs => "xfs_repair",
-                };
+                let tool = repair_tool(kind);
                 return ApplyError::Refused {
                     object: object.clone(),
                     act: "mount for a look",

@@ -420,13 +420,9 @@ impl MountPoint {
             return Err(held_elsewhere(&target.node.display().to_string()));
         }
         self.verify(host, target).map_err(|what| {
-            // Of a mount that was there before us nothing is taken back.
-            let taken_back = if busy {
-                Ok(false)
-            } else {
-                self.take_back(host, target)
-            };
-            let what = match taken_back {
+            // What was there before us is not ours to take back.
+            let taken_back = (!busy).then(|| self.take_back(host, target));
+            let what = match taken_back.unwrap_or(Ok(false)) {
                 Ok(true) => format!("{what}; it was unmounted again"),
                 Ok(false) => what,
                 Err(error) => format!("{what}; unmounting it failed: {error}"),
@@ -465,17 +461,19 @@ impl MountPoint {
     }
 
     /// Unmounts what [`MountPoint::mount`] has just mounted and could not verify; nothing but our own device.
-    pub(super) fn take_back(&self, host: &HostRoot, target: &Target) -> std::io::Result<bool> {
+    pub(super) fn take_back(&self, host: &HostRoot, target: &Target) -> Result<bool, ApplyError> {
         // Of several the topmost would go, and that is somebody's who came after us.
-        if mounts_at(host, &self.point).map_or(true, |mounts| mounts.len() > 1) {
+        if mounts_at(host, &self.point)?.len() > 1 {
             return Ok(false);
         }
+        let io = |act| ApplyError::io(self.point.display(), act);
         let path = host.resolve(&self.point);
-        if sys::dev_num(path.symlink_metadata()?.dev()) != target.dev {
+        let meta = path.symlink_metadata().map_err(io("look at"))?;
+        if sys::dev_num(meta.dev()) != target.dev {
             return Ok(false);
         }
         // sys-mount 3.1.1 has O_NOFOLLOW for UMOUNT_NOFOLLOW, which the kernel refuses (EINVAL).
-        umount2(&path, MntFlags::UMOUNT_NOFOLLOW)?;
+        umount2(&path, MntFlags::UMOUNT_NOFOLLOW).map_err(|e| io("unmount")(e.into()))?;
         Ok(true)
     }
 }

@@ -75,7 +75,7 @@ fn read_ext4(device: &dyn ReadAt, record: &RecordBlock) -> Result<MountGuard, St
 }
 
 /// `N` bytes, little endian; zero beyond the end.
-fn number<const N: usize>(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn number<const N: usize>(bytes: &[u8], at: usize) -> u64 {
     let bytes = bytes.get(at..at + N).unwrap_or_default();
     bytes
         .iter()

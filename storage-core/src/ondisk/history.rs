@@ -3,11 +3,17 @@
 //! ext4: the kernel counts mounts and notes the time of the last one in the superblock (`ext4_setup_super` in the kernel's
 //! `fs/ext4/super.c`); mke2fs leaves both zero. XFS: mkfs clears `sb_inprogress` last and leaves one record at the start of a
 //! log of zeros (`libxfs_log_clear` in xfsprogs); whatever the kernel writes to a filesystem comes into the log first, as records
-//! behind that one. A mount that fails leaves empty ones there (`xlog_clear_stale_blocks` in `fs/xfs/xfs_log_recover.c`). Places in the superblock: `struct ext2_super_block` in e2fsprogs' `ext2_fs.h`, `struct xfs_dsb` and
+//! behind that one. A mount that fails leaves empty ones there (`xlog_clear_stale_blocks` in `fs/xfs/xfs_log_recover.c`).
+//! Places in the superblock: `struct ext2_super_block` in e2fsprogs' `ext2_fs.h`, `struct xfs_dsb` and
 //! `struct xlog_rec_header` in the kernel's `fs/xfs/libxfs`.
 
+use std::io;
+
+use super::guard::number;
 use crate::model::FilesystemKind;
-use crate::observe::read::ReadAt;
+
+/// Fills the buffer from this byte of the filesystem.
+type ReadFrom<'a> = &'a dyn Fn(&mut [u8], u64) -> io::Result<()>;
 
 /// `XLOG_HEADER_MAGIC_NUM`.
 const LOG_RECORD: u64 = 0xfeed_babe;
@@ -18,18 +24,17 @@ const HEADER_SPAN: u64 = 32 << 10;
 /// The longest record that mkfs writes: `XLOG_MAX_RECORD_BSIZE`.
 const LONGEST_RECORD: u64 = 256 << 10;
 
-/// Whether the filesystem that begins at the first byte of `device` was mounted for writing.
+/// Whether the filesystem that `device` reads was mounted for writing.
 ///
 /// # Errors
 /// Words for a read that failed, or for numbers of a superblock that lead nowhere.
-pub(crate) fn was_mounted(device: &dyn ReadAt, kind: FilesystemKind) -> Result<bool, String> {
+pub(crate) fn was_mounted(device: ReadFrom<'_>, kind: FilesystemKind) -> Result<bool, String> {
     let mut superblock = [0; 4096];
     read(device, &mut superblock, 0)?;
     match kind {
         FilesystemKind::Ext4 => {
-            let field = |at: usize, length| little(&superblock, 1024 + at, length);
-            // Time of the last mount, count of mounts.
-            Ok(field(0x2c, 4) != 0 || field(0x34, 2) != 0)
+            let (time, mounts) = (1024 + 0x2c, 1024 + 0x34);
+            Ok(number::<4>(&superblock, time) != 0 || number::<2>(&superblock, mounts) != 0)
         }
         FilesystemKind::Xfs => {
             let made = big(&superblock, 126, 1) == 0;
@@ -38,7 +43,7 @@ pub(crate) fn was_mounted(device: &dyn ReadAt, kind: FilesystemKind) -> Result<b
     }
 }
 
-fn log_was_written(device: &dyn ReadAt, superblock: &[u8]) -> Result<bool, String> {
+fn log_was_written(device: ReadFrom<'_>, superblock: &[u8]) -> Result<bool, String> {
     let block = big(superblock, 4, 4);
     let (start, group_blocks) = (big(superblock, 48, 8), big(superblock, 84, 4));
     let shift = u32::try_from(big(superblock, 124, 1)).unwrap_or(64);
@@ -72,13 +77,11 @@ fn log_was_written(device: &dyn ReadAt, superblock: &[u8]) -> Result<bool, Strin
     Ok(!empty && next.iter().any(|byte| *byte != 0))
 }
 
-fn read(device: &dyn ReadAt, buf: &mut [u8], at: u64) -> Result<(), String> {
-    device
-        .read_exact_at(buf, at)
-        .map_err(|error| format!("read at byte {at} of the filesystem: {error}"))
+fn read(device: ReadFrom<'_>, buf: &mut [u8], at: u64) -> Result<(), String> {
+    device(buf, at).map_err(|error| format!("read at byte {at} of the filesystem: {error}"))
 }
 
-/// Zero beyond the end.
+/// `length` bytes, big endian; zero beyond the end.
 fn big(bytes: &[u8], at: usize, length: usize) -> u64 {
     let bytes = bytes.get(at..at + length).unwrap_or_default();
     bytes
@@ -86,22 +89,16 @@ fn big(bytes: &[u8], at: usize, length: usize) -> u64 {
         .fold(0, |all, byte| all << 8 | u64::from(*byte))
 }
 
-/// Zero beyond the end.
-fn little(bytes: &[u8], at: usize, length: usize) -> u64 {
-    let bytes = bytes.get(at..at + length).unwrap_or_default();
-    let last_first = bytes.iter().rev();
-    last_first.fold(0, |all, byte| all << 8 | u64::from(*byte))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::observe::read::MemoryImage;
+    use crate::observe::read::{MemoryImage, ReadAt};
 
-    fn image(bytes: Vec<u8>) -> MemoryImage {
-        MemoryImage { bytes, sector: 512 }
+    fn ask(bytes: Vec<u8>, kind: FilesystemKind) -> Result<bool, String> {
+        let image = MemoryImage { bytes, sector: 512 };
+        was_mounted(&|buf, at| image.read_exact_at(buf, at), kind)
     }
 
     /// A filesystem of blocks of 4 KiB in groups of 100, its log at block 5 of the second group.
@@ -121,7 +118,7 @@ mod tests {
 
     #[test]
     fn what_the_kernel_writes_into_the_log_of_xfs_is_found_behind_mkfs_record() {
-        let ask = |bytes| was_mounted(&image(bytes), FilesystemKind::Xfs);
+        let ask = |bytes| ask(bytes, FilesystemKind::Xfs);
         assert_eq!(ask(xfs()), Ok(false));
         let mut written = xfs();
         written[105 * 4096 + 1024] = 1;
@@ -155,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_count_or_a_time_of_mounts_tells_of_ext4() {
-        let ask = |bytes| was_mounted(&image(bytes), FilesystemKind::Ext4);
+        let ask = |bytes| ask(bytes, FilesystemKind::Ext4);
         assert_eq!(ask(vec![0; 8192]), Ok(false));
         for at in [0x2c, 0x2f, 0x34, 0x35] {
             let mut bytes = vec![0; 8192];
@@ -170,7 +167,7 @@ mod tests {
             let mut bytes = head;
             bytes.resize(8192, 0);
             let kind = if xfs { FilesystemKind::Xfs } else { FilesystemKind::Ext4 };
-            let _ = was_mounted(&image(bytes), kind);
+            let _ = ask(bytes, kind);
         }
     }
 }

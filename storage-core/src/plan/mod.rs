@@ -341,8 +341,7 @@ fn forget_old(
     }
     let point = mount_point(policy, claim.name());
     let (how, host) = (Persist::None, &observation.host);
-    let options = options_for(&policy.mount_options, device.transport);
-    let gone = is_as_wanted(how, &point, &claim.record, &options, host);
+    let gone = is_as_wanted(how, &point, &claim.record, &policy.mount_options, host);
     (!gone).then_some(Step::Persist { how, point })
 }
 
