@@ -251,8 +251,6 @@ pub struct Agent<C, H> {
     pass_failures: u32,
     retry_pass_at: Option<Instant>,
     last_event_texts: BTreeSet<String>,
-    /// When the report goes without the events that it waits for.
-    report_at: Option<Instant>,
     /// Since when no event could be posted.
     events_fail_since: Option<Instant>,
 }
@@ -311,7 +309,6 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             pass_failures: 0,
             retry_pass_at: None,
             last_event_texts: BTreeSet::new(),
-            report_at: None,
             events_fail_since: None,
         }
     }
@@ -686,6 +683,11 @@ impl<C: Cluster, H: Host> Agent<C, H> {
         }
     }
 
+    /// When the report goes without events that cannot be posted.
+    fn report_alone_at(&self) -> Option<Instant> {
+        self.events_fail_since.map(|since| since + EVENTS_FIRST)
+    }
+
     /// Makes cluster and board say what is so. Gives when it must be tried again.
     async fn publish(&mut self) -> Option<Instant> {
         self.node.mark_unchanged();
@@ -756,7 +758,7 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             .values()
             .map(|rest| rest.until)
             .chain(self.ask_others_at)
-            .chain(self.report_at)
+            .chain(self.report_alone_at())
             .filter(|at| *at > now)
             .min()
     }
@@ -997,17 +999,16 @@ impl<C: Cluster, H: Host> Agent<C, H> {
             return;
         };
         let text = annotation::report(view);
-        self.report_at = None;
         if meta.annotations.get(names::REPORT) == Some(&text) {
             self.well(Action::Report);
             return;
         }
         // Events come first: after a crash between the two, one is told twice rather than never. But what cannot be told
         // so must not keep the report from being true; until a restart the events are still tried.
-        let patience = self.events_fail_since.map(|since| since + EVENTS_FIRST);
-        let given_up = patience.is_some_and(|end| end <= Instant::now());
-        if self.rests.contains_key(&Action::Events) && !given_up {
-            self.report_at = patience;
+        let alone = self
+            .report_alone_at()
+            .is_some_and(|at| at <= Instant::now());
+        if self.rests.contains_key(&Action::Events) && !alone {
             return;
         }
         let annotations = BTreeMap::from([(names::REPORT, text)]);

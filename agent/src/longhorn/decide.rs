@@ -418,7 +418,7 @@ impl fmt::Display for Registration {
                 mounted: true,
                 ..
             } => write!(f, "registered, and left as it is: {reason}"),
-            Self::Held { reason, .. } => write!(f, "registered but not mounted: {reason}"),
+            Self::Held { reason, .. } => write!(f, "registered but not mounted there: {reason}"),
             Self::Unreadable { reason } => write!(f, "registered, but cannot be read: {reason}"),
         }
     }
@@ -718,11 +718,9 @@ impl Pass<'_> {
 
     fn judge_new(&mut self, disk: &HostDisk) -> Registration {
         let key = disk.name.as_str();
-        let path = clean_path(&disk.path);
-        let live = self.input.live;
-        let same_path = |d: &LiveDisk| d.path.as_deref().map(clean_path).as_ref() == Some(&path);
-        if let Some((other, _)) = live.spec.disks.iter().find(|(_, d)| same_path(d)) {
-            return Registration::ByOthers { key: other.clone() };
+        if let Some(other) = self.key_at(&disk.path) {
+            let key = other.clone();
+            return Registration::ByOthers { key };
         }
         if self.was_removed(disk) && !self.given.contains(key) {
             return Registration::Removed;
@@ -819,19 +817,13 @@ impl Pass<'_> {
     fn rival(&self, disk: &HostDisk, uuid: &str) -> Option<Registration> {
         let live = self.input.live;
         let given = |disk: &HostDisk| self.given.contains(disk.name.as_str());
-        let registered = |disk: &HostDisk| {
-            let path = clean_path(&disk.path);
-            let mut keys = live.spec.disks.iter();
-            keys.find(|(_, d)| d.path.as_deref().map(clean_path).as_ref() == Some(&path))
-                .map(|(key, _)| key)
-        };
         let mut unknown = None;
         let others = self.input.disks.iter().filter(|other| {
             (&other.name, &other.id) != (&disk.name, &disk.id)
                 && other.presence == Presence::Mounted
         });
         for other in others {
-            let key = registered(other);
+            let key = self.key_at(&other.path);
             // One that a user removed from Longhorn is not registered again: nobody fights over the UUID.
             let removed = key.is_none() && self.was_removed(other) && !given(other);
             let first = key.is_none() && given(disk) && !given(other);
@@ -888,11 +880,6 @@ impl Pass<'_> {
 
     /// Disks that we registered and that this host does not show any more, or shows as no disks for Longhorn.
     fn judge_missing(&mut self, disks: &mut BTreeMap<String, Registration>) {
-        let doubt = match self.input.absence {
-            Absence::Proven => Some(None),
-            Absence::Doubtful(why) => Some(Some(why.clone())),
-            Absence::Unknown => None,
-        };
         let unseen: Vec<(String, Applied)> = self
             .memory
             .disks
@@ -915,8 +902,10 @@ impl Pass<'_> {
                 disks.entry(key).or_insert(standing);
                 continue;
             }
-            let Some(doubt) = doubt.clone() else {
-                continue;
+            let doubt = match self.input.absence {
+                Absence::Proven => None,
+                Absence::Doubtful(why) => Some(why.clone()),
+                Absence::Unknown => continue,
             };
             // What is mounted at its path now is somebody's, and alive.
             let replaced = self.input.disks.iter().any(|d| {
@@ -955,6 +944,14 @@ impl Pass<'_> {
             mounted: in_place(held),
             quarantined: held.quarantined,
         })
+    }
+
+    /// The key in Longhorn that stands for this path.
+    fn key_at(&self, path: &str) -> Option<&String> {
+        let path = clean_path(path);
+        let mut disks = self.input.live.spec.disks.iter();
+        let at = |live: &LiveDisk| live.path.as_deref().map(clean_path).as_ref() == Some(&path);
+        disks.find(|(_, live)| at(live)).map(|(key, _)| key)
     }
 
     /// Whether the key is there as we made it. With another path somebody made it stand for something else.
