@@ -46,23 +46,29 @@ impl Drop for WaitsForStarts {
 impl ExclusiveFile {
     /// The device as `open` opens it, with `O_EXCL`. One that stays taken is `EBUSY`, after 200 ms.
     pub(crate) fn open(open: impl Fn() -> io::Result<File>) -> io::Result<Self> {
-        let began = Instant::now();
-        loop {
-            match open() {
-                Err(error) if is_taken(&error) && began.elapsed() < PASSING => thread::sleep(AGAIN),
-                opened => {
-                    return opened.map(|file| Self {
-                        file,
-                        _then: WaitsForStarts,
-                    });
-                }
-            }
-        }
+        let file = while_taken(PASSING, is_taken, open)?;
+        let _then = WaitsForStarts;
+        Ok(Self { file, _then })
     }
 
     /// The open device.
     pub(crate) fn file(&self) -> &File {
         &self.file
+    }
+}
+
+/// Tries again, for as long as `limit`, what fails because somebody has the device.
+pub(crate) fn while_taken<T, E>(
+    limit: Duration,
+    taken: impl Fn(&E) -> bool,
+    act: impl Fn() -> Result<T, E>,
+) -> Result<T, E> {
+    let began = Instant::now();
+    loop {
+        match act() {
+            Err(error) if taken(&error) && began.elapsed() < limit => thread::sleep(AGAIN),
+            done => return done,
+        }
     }
 }
 

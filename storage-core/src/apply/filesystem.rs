@@ -15,7 +15,8 @@ use uuid::Uuid;
 
 use super::error::ApplyError;
 use super::exec::{self, Tool};
-use super::lock::open_node;
+use super::lock::{Claim, open_node};
+use crate::exclusive::{is_taken, while_taken};
 use crate::model::{DevNum, FilesystemKind, Layout};
 use crate::ondisk::history;
 use crate::ondisk::record::RecordBlock;
@@ -35,6 +36,10 @@ const EXT4_EXTENDED: &str = "nodiscard,mmp_update_interval=2";
 
 /// Bytes from the start of a filesystem within which its superblock lies: whole sectors of every size.
 pub(super) const SUPERBLOCK: u64 = 4096;
+
+/// How long a mount is tried again while somebody has the device: a process that was just started has for a moment what its
+/// parent had open. That another host has it mounted is told after seconds of watching, and not asked again.
+pub(super) const MOUNT_WAIT: Duration = Duration::from_secs(2);
 
 /// Bytes of one discard.
 const DISCARD_PART: u64 = 16 << 30;
@@ -294,10 +299,13 @@ fn text(cluster: Option<Uuid>) -> String {
     cluster.map_or_else(|| "none".to_owned(), |uuid| uuid.to_string())
 }
 
-/// What `EBUSY` means of a filesystem that nobody has on this host.
-pub(super) fn held_elsewhere(object: &str) -> ApplyError {
+/// What `EBUSY` of a mount means: somebody on this host has the device, or, when nobody has, another host.
+pub(super) fn who_has(target: &Target) -> ApplyError {
+    if let Err(error) = Claim::take(&target.node, target.dev) {
+        return error;
+    }
     ApplyError::Busy {
-        object: object.to_owned(),
+        object: target.node.display().to_string(),
         what: "another host has its filesystem mounted, or e2fsck was broken off on it: see \"multi_mount_protect\" in the kernel's log; in the second case tune2fs -f -E clear_mmp ends it".to_owned(),
     }
 }
@@ -318,10 +326,11 @@ impl Stage {
     ) -> Result<Self, ApplyError> {
         let object = target.node.display().to_string();
         let device = target.open()?;
-        let root = sys::detached_mount(&device, kind.as_str(), read_only).map_err(|failure| {
-            // The disk is open here and nobody has it on this host.
-            if failure.error.kind() == std::io::ErrorKind::ResourceBusy {
-                return held_elsewhere(&object);
+        let taken = |failure: &sys::MountFailure| is_taken(&failure.error);
+        let mount = || sys::detached_mount(&device, kind.as_str(), read_only);
+        let root = while_taken(MOUNT_WAIT, taken, mount).map_err(|failure| {
+            if taken(&failure) {
+                return who_has(target);
             }
             // What ext4 and xfs say of a checksum or a structure that is wrong (linux/fs/ext4/ext4.h, fs/xfs/xfs_linux.h).
             if let Some(nix::libc::EUCLEAN | nix::libc::EBADMSG) = failure.error.raw_os_error() {

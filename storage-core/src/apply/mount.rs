@@ -14,7 +14,8 @@ use nix::sys::statvfs::FsFlags;
 use sys_mount::{Mount as SysMount, MountFlags};
 
 use super::error::ApplyError;
-use super::filesystem::{Target, held_elsewhere};
+use super::filesystem::{MOUNT_WAIT, Target, who_has};
+use crate::exclusive::{is_taken, while_taken};
 use crate::host::HostRoot;
 use crate::model::{DevNum, FilesystemKind, Mount, Policy, Retry};
 use crate::observe::mounts::{may_hold_mount_root, mount_root_filesystems, parse_mountinfo};
@@ -395,11 +396,13 @@ impl MountPoint {
             std::os::fd::AsRawFd::as_raw_fd(&self.dir.as_fd())
         );
         let data = options.data.join(",");
-        let mounted = SysMount::builder()
-            .fstype(kind.as_str())
-            .flags(options.flags())
-            .data(&data)
-            .mount(&target.node, &place);
+        let mounted = while_taken(MOUNT_WAIT, is_taken, || {
+            SysMount::builder()
+                .fstype(kind.as_str())
+                .flags(options.flags())
+                .data(&data)
+                .mount(&target.node, &place)
+        });
         let busy = mounted.is_err();
         if let Err(error) = mounted
             && error.raw_os_error() != Some(nix::libc::EBUSY)
@@ -417,7 +420,7 @@ impl MountPoint {
         }
         // EBUSY says that it is there or that somebody has it: the mount table tells which.
         if busy && mounts_at(host, &self.point)?.is_empty() {
-            return Err(held_elsewhere(&target.node.display().to_string()));
+            return Err(who_has(target));
         }
         self.verify(host, target).map_err(|what| {
             // What was there before us is not ours to take back.

@@ -388,6 +388,34 @@ fn a_mount_that_somebody_made_in_the_meantime_is_told_and_left() {
 }
 
 #[test]
+fn a_mount_waits_for_who_has_the_device_for_a_moment_and_tells_who_keeps_it() {
+    if !possible() {
+        return;
+    }
+    let disk = Disk::new();
+    output(Command::new("mkfs.ext4").args(["-q", &disk.node])).unwrap();
+    let target = filesystem::Target {
+        node: PathBuf::from(&disk.node),
+        dev: disk.plan().disks[0].dev,
+    };
+    let hold = || lock::Claim::take(&target.node, target.dev).unwrap();
+    let mount = || filesystem::Stage::mount(&target, FilesystemKind::Ext4, true);
+    let held = hold();
+    let passing = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(300));
+        drop(held);
+    });
+    drop(mount().unwrap());
+    passing.join().unwrap();
+    let _kept = hold();
+    let said = mount().err().unwrap().to_string();
+    assert!(
+        said.contains("to open it exclusively") && !said.contains("another host"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_device_that_was_held_is_free_at_once_while_processes_are_started() {
     if !possible() {
         return;
