@@ -241,6 +241,20 @@ impl Run {
         Ok(())
     }
 
+    /// Checks verdicts on disks that are one device each, without asking `explain`.
+    pub fn judge_report(&mut self, machine: &Machine, report: &Value, wants: &[(&str, Want)]) {
+        for (id, want) in wants {
+            let devices = devices_of(machine.spec(), report, id);
+            self.expect(
+                devices.len() == 1,
+                format!("{id}: {} devices", devices.len()),
+            );
+            for device in &devices {
+                self.judge_one(id, device, *want);
+            }
+        }
+    }
+
     /// Checks one verdict.
     pub fn judge_one(&mut self, id: &str, device: &Value, want: Want) {
         let name = device["device"].as_str().unwrap_or("?");

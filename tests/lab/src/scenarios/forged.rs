@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::Value;
+
 use disk_discovery_tests::disk::run_tool;
 use disk_discovery_tests::image::{peek, poke};
 
@@ -188,17 +190,8 @@ fn nodes(run: &mut Run, mounted: Spec, cluster: &str) -> Result {
         let said = machine.sh(&on(node))?;
         let number = run.tally.machines;
         run.keep(&format!("node-{node}-{number}.json"), &said.stdout)?;
-        let report = serde_json::from_str(&said.stdout).map_err(at(said.stderr))?;
-        for (id, want) in wants {
-            let devices = crate::pass::devices_of(machine.spec(), &report, id);
-            run.expect(
-                devices.len() == 1,
-                format!("{id}: {} devices", devices.len()),
-            );
-            for device in &devices {
-                run.judge_one(id, device, *want);
-            }
-        }
+        let report: Value = serde_json::from_str(&said.stdout).map_err(at(said.stderr))?;
+        run.judge_report(machine, &report, wants);
         Ok(())
     };
     run.inject("disks of a node that went down with them mounted, on another");

@@ -29,16 +29,7 @@ fn left(run: &mut Run, machine: &mut Machine, args: &str, wants: &[(&str, Want)]
     machine.ok("sync")?;
     let before = machine.hashes();
     let (_, report) = run.report(machine, args)?;
-    for (id, want) in wants {
-        let devices = devices_of(machine.spec(), &report, id);
-        run.expect(
-            devices.len() == 1,
-            format!("{id}: {} devices", devices.len()),
-        );
-        for device in &devices {
-            run.judge_one(id, device, *want);
-        }
-    }
+    run.judge_report(machine, &report, wants);
     machine.ok("sync")?;
     run.unchanged(machine, &before, wants.iter().map(|(id, _)| *id));
     Ok(())

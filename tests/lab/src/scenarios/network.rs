@@ -3,26 +3,29 @@
 use crate::pass::{FLAGS, Want::Left, Want::Taken};
 use crate::{Boot, Bus, Disk, Result, Run, Spec};
 
+/// For shell: starts tgt's daemon, and `target NUMBER NAME IMAGE [VENDOR PRODUCT]`, which serves an image and attaches it.
+pub(super) const TARGETS: &str = r#"
+set -e
+ln -sfn /run /var/run
+modprobe iscsi_tcp
+tgtd
+for _ in $(seq 50); do tgtadm --op show --mode system >/dev/null 2>&1 && break; sleep 0.2; done
+target() {
+    tgtadm --lld iscsi --op new --mode target --tid $1 -T $2
+    tgtadm --lld iscsi --op new --mode logicalunit --tid $1 --lun 1 -b $3
+    [ -z "$4" ] || tgtadm --lld iscsi --op update --mode logicalunit --tid $1 --lun 1 --params vendor_id=$4,product_id=$5
+    tgtadm --lld iscsi --op bind --mode target --tid $1 -I ALL
+    iscsistart -i iqn.2004-10.org.lab:node -t $2 -g 1 -a 127.0.0.1 -p 3260
+}
+"#;
+
 /// A target as Longhorn's engine makes it, with tgt's vendor IET and product VIRTUAL-DISK, one of another storage
 /// system, and an nbd export. None has been written to yet.
 const ATTACH: &str = r#"
-set -e
-ln -sfn /run /var/run
-modprobe -a iscsi_tcp nbd
+modprobe nbd
 truncate -s 100M /longhorn.img; truncate -s 110M /other.img; truncate -s 120M /nbd.img
-tgtd
-for _ in $(seq 50); do tgtadm --op show --mode system >/dev/null 2>&1 && break; sleep 0.2; done
-target() { # number, name, image
-    tgtadm --lld iscsi --op new --mode target --tid $1 -T $2
-    tgtadm --lld iscsi --op new --mode logicalunit --tid $1 --lun 1 -b $3
-    tgtadm --lld iscsi --op bind --mode target --tid $1 -I ALL
-}
 target 1 iqn.2019-10.io.longhorn:pvc-lab /longhorn.img
-target 2 iqn.2000-01.com.synology:lab /other.img
-tgtadm --lld iscsi --op update --mode logicalunit --tid 2 --lun 1 --params vendor_id=SYNOLOGY,product_id=iSCSI
-for target in iqn.2019-10.io.longhorn:pvc-lab iqn.2000-01.com.synology:lab; do
-    iscsistart -i iqn.2004-10.org.lab:node -t $target -g 1 -a 127.0.0.1 -p 3260
-done
+target 2 iqn.2000-01.com.synology:lab /other.img SYNOLOGY iSCSI
 printf '[generic]\nuser=root\ngroup=root\n[export]\nexportname=/nbd.img\n' >/tmp/nbd.conf
 nbd-server -C /tmp/nbd.conf 10809
 for _ in $(seq 50); do nbd-client -N export 127.0.0.1 10809 /dev/nbd0 >/dev/null 2>&1 && break; sleep 0.2; done
@@ -39,7 +42,7 @@ pub(super) fn run(run: &mut Run) -> Result {
         .disk(inside("other", 110))
         .disk(inside("nbd", 120));
     let mut machine = run.start(spec)?;
-    let attached = machine.ok(ATTACH)?;
+    let attached = machine.ok(&format!("{TARGETS}{ATTACH}"))?;
     run.keep("attached.txt", &attached)?;
     run.expect(
         attached.contains("IET") && attached.contains("VIRTUAL-DISK"),

@@ -1,7 +1,7 @@
 //! Where the system may lie.
 
+use super::network::TARGETS;
 use crate::pass::Want::{self, Left, Taken};
-use crate::pass::devices_of;
 use crate::{Boot, Bus, Disk, Machine, Result, Run, Spec};
 
 /// Copies the guest in memory to the root that has been mounted at /root.
@@ -37,24 +37,13 @@ mount -t btrfs -o device=$(disk one),device=$(disk two) $(disk one) /root
 ";
 
 /// The system on a LUN beside one that is spare, over the kernel's initiator. Their target outlives the move to that root.
-const ISCSI: &str = "set -e
-ln -sfn /run /var/run
-modprobe iscsi_tcp
+const ISCSI: &str = "
 truncate -s 1024M /root.img; truncate -s 1026M /lun.img
-tgtd
-for _ in $(seq 50); do tgtadm --op show --mode system >/dev/null 2>&1 && break; sleep 0.2; done
-target() { # number, product, image
-    tgtadm --lld iscsi --op new --mode target --tid $1 -T iqn.2000-01.org.lab:$1
-    tgtadm --lld iscsi --op new --mode logicalunit --tid $1 --lun 1 -b $3
-    tgtadm --lld iscsi --op update --mode logicalunit --tid $1 --lun 1 --params vendor_id=SYNOLOGY,product_id=$2
-    tgtadm --lld iscsi --op bind --mode target --tid $1 -I ALL
-    iscsistart -i iqn.2004-10.org.lab:node -t iqn.2000-01.org.lab:$1 -g 1 -a 127.0.0.1 -p 3260
-}
-target 1 ROOT /root.img
-target 2 LUN /lun.img
-lun() { basename ${1%/device/model}; }
+target 1 iqn.2000-01.org.lab:root /root.img SYNOLOGY ROOT
+target 2 iqn.2000-01.org.lab:lun /lun.img SYNOLOGY LUN
 for _ in $(seq 50); do [ $(cat /sys/block/sd*/device/model | grep -cE '^(ROOT|LUN)') = 2 ] && break; sleep 0.2; done
-lun=/dev/$(lun $(grep -l ROOT /sys/block/sd*/device/model))
+model=$(grep -l ROOT /sys/block/sd*/device/model)
+lun=/dev/$(basename ${model%/device/model})
 mkfs.ext4 -q $lun && mount $lun /root
 ";
 
@@ -68,9 +57,11 @@ const MACHINES: &[(&str, &str, &[Row])] = &[
         ("var", Bus::Virtio, SYSTEM), ("swap", Bus::Ahci, SYSTEM), ("spare", Bus::Nvme(0), Taken)]),
     ("lvm-luks-md", LUKS, &[("md-a", Bus::Ahci, SYSTEM), ("md-b", Bus::Scsi, SYSTEM), ("spare", Bus::Scsi, Taken)]),
     ("btrfs", BTRFS, &[("one", Bus::Virtio, SYSTEM), ("two", Bus::Scsi, SYSTEM), ("spare", Bus::Ahci, Taken)]),
-    ("iscsi", ISCSI, &[("root", Bus::Unplugged, SYSTEM), ("lun", Bus::Unplugged, Left("Excluded", "attached by iscsi")),
-        ("spare", Bus::Ahci, Taken)]),
 ];
+
+#[rustfmt::skip]
+const ON_ISCSI: &[Row] = &[("root", Bus::Unplugged, SYSTEM), ("lun", Bus::Unplugged, Left("Excluded", "attached by iscsi")),
+    ("spare", Bus::Ahci, Taken)];
 
 /// Whoever takes iSCSI disks gets the spare LUN, and keeps the system on the other: it can be written to, and no session ends.
 fn iscsi_is_wanted(run: &mut Run, machine: &mut Machine) -> Result {
@@ -83,17 +74,15 @@ fn iscsi_is_wanted(run: &mut Run, machine: &mut Machine) -> Result {
         code == 0 && report["summary"]["planned"].as_u64() == Some(0),
         format!("--once ended with {code}; then {}", report["summary"]),
     );
-    for (id, want) in [("root", SYSTEM), ("lun", Taken), ("spare", Taken)] {
-        let id = format!("iscsi-{id}");
-        let devices = devices_of(machine.spec(), &report, &id);
-        run.expect(
-            devices.len() == 1,
-            format!("{id}: {} devices", devices.len()),
-        );
-        for device in &devices {
-            run.judge_one(&id, device, want);
-        }
-    }
+    run.judge_report(
+        machine,
+        &report,
+        &[
+            ("iscsi-root", SYSTEM),
+            ("iscsi-lun", Taken),
+            ("iscsi-spare", Taken),
+        ],
+    );
     let lines = machine.ok("grep -c /mnt/longhorn/ /etc/fstab; grep -c ',_netdev,' /etc/fstab")?;
     run.expect(
         lines == "2\n1\n",
@@ -113,40 +102,45 @@ fn iscsi_is_wanted(run: &mut Run, machine: &mut Machine) -> Result {
     Ok(())
 }
 
+/// Starts a machine whose root the script makes, and checks what becomes of its disks.
+fn system(run: &mut Run, name: &str, script: &str, memory: u32, rows: &[Row]) -> Result<Machine> {
+    run.say(&format!("the system on {name}"));
+    let disks = rows.iter().enumerate().map(|(index, (id, bus, _))| {
+        Disk::blank(&format!("{name}-{id}"), *bus).mib(1024 + 2 * index as u64)
+    });
+    let mut spec = Spec::new(name, Boot::Small).disks(disks);
+    spec.memory = memory;
+    let finders = super::stacks::finders(&spec).replace(&format!("{name}-"), "");
+    spec.boot = Boot::Assemble {
+        script: format!("{finders}{script}{INSTALL}"),
+        init: "/lab/channel".to_owned(),
+    };
+    let mut machine = run.start(spec)?;
+    let root = machine.ok("findmnt -n -o SOURCE,FSTYPE /")?;
+    run.keep(&format!("{name}-root.txt"), &root)?;
+    run.expect(
+        !root.contains("rootfs"),
+        format!("{name}: the root is {root}"),
+    );
+    run.dump(&mut machine, &format!("system-{name}"))?;
+    let report = run.converge(&mut machine)?;
+    let ids: Vec<String> = rows.iter().map(|row| format!("{name}-{}", row.0)).collect();
+    let wants: Vec<_> = ids
+        .iter()
+        .map(String::as_str)
+        .zip(rows.iter().map(|row| row.2))
+        .collect();
+    run.judge(&mut machine, &report, &wants)?;
+    Ok(machine)
+}
+
 pub(super) fn run(run: &mut Run) -> Result {
     for (name, script, rows) in MACHINES {
-        run.say(&format!("the system on {name}"));
-        let disks = rows.iter().enumerate().map(|(index, (id, bus, _))| {
-            Disk::blank(&format!("{name}-{id}"), *bus).mib(1024 + 2 * index as u64)
-        });
-        let mut spec = Spec::new(name, Boot::Small).disks(disks);
-        let finders = super::stacks::finders(&spec).replace(&format!("{name}-"), "");
-        // What a target serves lies in memory.
-        spec.memory = if *name == "iscsi" { 2048 } else { spec.memory };
-        spec.boot = Boot::Assemble {
-            script: format!("{finders}{script}{INSTALL}"),
-            init: "/lab/channel".to_owned(),
-        };
-        let mut machine = run.start(spec)?;
-        let root = machine.ok("findmnt -n -o SOURCE,FSTYPE /")?;
-        run.keep(&format!("{name}-root.txt"), &root)?;
-        run.expect(
-            !root.contains("rootfs"),
-            format!("{name}: the root is {root}"),
-        );
-        run.dump(&mut machine, &format!("system-{name}"))?;
-        let report = run.converge(&mut machine)?;
-        let ids: Vec<String> = rows.iter().map(|row| format!("{name}-{}", row.0)).collect();
-        let wants: Vec<_> = ids
-            .iter()
-            .map(String::as_str)
-            .zip(rows.iter().map(|row| row.2))
-            .collect();
-        run.judge(&mut machine, &report, &wants)?;
-        if *name == "iscsi" {
-            iscsi_is_wanted(run, &mut machine)?;
-        }
-        machine.power_off()?;
+        system(run, name, script, 1024, rows)?.power_off()?;
     }
-    Ok(())
+    // What a target serves lies in memory.
+    let script = format!("{TARGETS}{ISCSI}");
+    let mut machine = system(run, "iscsi", &script, 2048, ON_ISCSI)?;
+    iscsi_is_wanted(run, &mut machine)?;
+    machine.power_off().map(drop)
 }
